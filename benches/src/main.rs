@@ -9,6 +9,7 @@ mod allocator;
 mod contention;
 mod derive;
 mod embedded;
+mod file;
 mod lists;
 mod locks;
 mod many;
@@ -26,8 +27,8 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 11] =
-    ["single", "embedded", "contention", "many", "lists", "watching", "sizes", "memory", "locks", "pure", "derive"];
+const GROUPS: [&str; 12] =
+    ["single", "embedded", "file", "contention", "many", "lists", "watching", "sizes", "memory", "locks", "pure", "derive"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -64,6 +65,7 @@ async fn measure(group: &str, world: &mut World) {
     match group {
         "single" => single::measure(world).await,
         "embedded" => embedded::measure(world).await,
+        "file" => file::measure(world).await,
         "contention" => contention::measure(world).await,
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,
