@@ -9,15 +9,17 @@ use crate::language;
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
+    &["schema"],
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
     &["model", "backend", "shutdown"],
     &["backend/state"],
     &["backend/local"],
-    &["backend/memory", "backend/nats", "conformance", "bucket"],
+    &["backend/memory", "backend/file", "backend/nats", "conformance", "bucket"],
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
+    &["maintenance"],
     &["prelude", "private", "lib"],
 ];
 
@@ -38,6 +40,7 @@ const BANS: &[(&[&str], &[&str])] = &[
             "bucket",
             "watch",
             "recipes",
+            "maintenance",
             "conformance",
             "prelude",
             "private",
@@ -48,7 +51,7 @@ const BANS: &[(&[&str], &[&str])] = &[
 ];
 
 /// The folders of `backend/` that are modules of their own.
-const BACKENDS: &[&str] = &["state", "local", "memory", "nats"];
+const BACKENDS: &[&str] = &["state", "local", "memory", "file", "nats"];
 
 struct Source {
     path: PathBuf,
@@ -148,7 +151,7 @@ fn only_store_names_leaf_backends() {
             let leaf = import.starts_with("backend/");
             // The embedded backends share the state machine and the traits over it.
             let shared = ["backend/state", "backend/local"].contains(&&*import);
-            let embedded = ["backend/local", "backend/memory"].contains(&&*source.module);
+            let embedded = ["backend/local", "backend/memory", "backend/file"].contains(&&*source.module);
             let allowed = match shared {
                 true => import == source.module || embedded,
                 false => import == source.module || ["store", "connect", "lib"].contains(&&*source.module),

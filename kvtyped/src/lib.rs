@@ -248,6 +248,7 @@
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
 //! | `uuid` | no | `Uuid` as a segment of a key |
+//! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -259,6 +260,7 @@ extern crate self as kvtyped;
 pub mod prelude;
 mod store;
 pub mod connect;
+pub mod maintenance;
 pub mod recipes;
 pub mod txn;
 pub mod watch;
@@ -270,6 +272,7 @@ pub mod model;
 mod shutdown;
 mod error;
 pub mod codec;
+pub mod schema;
 pub mod config;
 pub mod key;
 mod revision;
@@ -281,6 +284,10 @@ mod jitter;
 #[doc = include_str!("../docs/performance-costs.md")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
+
+#[doc = include_str!("../docs/changing-a-model.md")]
+#[cfg(feature = "nats")]
+pub mod changing_a_model {}
 
 #[doc = include_str!("../docs/permissions.md")]
 #[cfg(feature = "nats")]
@@ -304,7 +311,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields};
+pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

@@ -9,23 +9,24 @@ use bytes::Bytes;
 /// A write that stores the bytes of an existing record again, such as [`touch`](crate::Bucket::touch), writes the headers
 /// that it found. Its `Debug` output does not contain the signature.
 #[derive(Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
 pub struct RecordHeaders {
     /// `Kvtyped-Version`: the schema version of the record. `None` without the header. Zero if the header is present
     /// and is no version, which no program can read.
     pub version: Option<u32>,
-    /// `Kvtyped-Encoding`: the encodings of the body, in the order of their application.
-    pub encoding: Option<Box<str>>,
-    /// `Kvtyped-Key-Id`: the id of the key that sealed or signed the body.
-    pub key_id: Option<Box<str>>,
-    /// `Kvtyped-Signature`: the signature of the body.
-    pub signature: Option<Bytes>,
-    /// `Kvtyped-Cause`: the reason of a write that no caller asked for, such as [`REWRITE`](Self::REWRITE).
-    pub cause: Option<Box<str>>,
+    /// The headers that few records have. Boxed, because every entry in memory has room for this type.
+    rare: Option<Box<RareHeaders>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Default)]
+struct RareHeaders {
+    encoding: Option<Box<str>>,
+    key_id: Option<Box<str>>,
+    signature: Option<Bytes>,
+    cause: Option<Box<str>>,
 }
 
 impl RecordHeaders {
-    /// The name of the header for [`version`](Self::version).
+    /// The name of the header for `version`.
     pub const VERSION: &str = "Kvtyped-Version";
     /// The name of the header for [`encoding`](Self::encoding).
     pub const ENCODING: &str = "Kvtyped-Encoding";
@@ -45,13 +46,66 @@ impl RecordHeaders {
         Self { version, ..Self::default() }
     }
 
+    /// Returns the encodings of the body, in the order of their application: `Kvtyped-Encoding`.
+    pub fn encoding(&self) -> Option<&str> {
+        self.rare.as_ref()?.encoding.as_deref()
+    }
+
+    /// Returns the id of the key that sealed or signed the body: `Kvtyped-Key-Id`.
+    pub fn key_id(&self) -> Option<&str> {
+        self.rare.as_ref()?.key_id.as_deref()
+    }
+
+    /// Returns the signature of the body: `Kvtyped-Signature`.
+    pub fn signature(&self) -> Option<&Bytes> {
+        self.rare.as_ref()?.signature.as_ref()
+    }
+
+    /// Returns the reason of a write that no caller asked for, such as [`REWRITE`](Self::REWRITE): `Kvtyped-Cause`.
+    pub fn cause(&self) -> Option<&str> {
+        self.rare.as_ref()?.cause.as_deref()
+    }
+
+    /// Sets or removes the encodings of the body.
+    #[must_use]
+    pub fn with_encoding(self, encoding: Option<&str>) -> Self {
+        self.with(|rare| rare.encoding = encoding.map(Into::into))
+    }
+
+    /// Sets or removes the id of the key that sealed or signed the body.
+    #[must_use]
+    pub fn with_key_id(self, key_id: Option<&str>) -> Self {
+        self.with(|rare| rare.key_id = key_id.map(Into::into))
+    }
+
+    /// Sets or removes the signature of the body.
+    #[must_use]
+    pub fn with_signature(self, signature: Option<Bytes>) -> Self {
+        self.with(|rare| rare.signature = signature)
+    }
+
+    /// Sets or removes the reason of the write.
+    #[must_use]
+    pub fn with_cause(self, cause: Option<&str>) -> Self {
+        self.with(|rare| rare.cause = cause.map(Into::into))
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut RareHeaders)) -> Self {
+        let mut rare = self.rare.take().unwrap_or_default();
+        set(&mut rare);
+        self.rare = Some(rare).filter(|rare| **rare != RareHeaders::default());
+        self
+    }
+
     /// Calls `line` with each header that is set.
     pub fn for_each(&self, mut line: impl FnMut(&'static str, &str)) {
         // Destructured, so that a new header cannot be forgotten.
-        let Self { version, encoding, key_id, signature, cause } = self;
+        let Self { version, rare } = self;
         if let Some(version) = version {
             line(Self::VERSION, Digits::of(*version).as_str());
         }
+        let Some(rare) = rare else { return };
+        let RareHeaders { encoding, key_id, signature, cause } = &**rare;
         if let Some(encoding) = encoding {
             line(Self::ENCODING, encoding);
         }
@@ -68,14 +122,18 @@ impl RecordHeaders {
 
     /// Sets the header of this name from its stored text. Returns `false` for the name of another header.
     pub fn set(&mut self, name: &str, text: &str) -> bool {
-        match name {
-            Self::VERSION => self.version = Some(parse_version(text)),
-            Self::ENCODING => self.encoding = Some(text.into()),
-            Self::KEY_ID => self.key_id = Some(text.into()),
-            Self::SIGNATURE => self.signature = Some(unhex(text)),
-            Self::CAUSE => self.cause = Some(text.into()),
-            _ => return false,
+        if name == Self::VERSION {
+            self.version = Some(parse_version(text));
+            return true;
         }
+        let set: fn(&mut RareHeaders, &str) = match name {
+            Self::ENCODING => |rare, text| rare.encoding = Some(text.into()),
+            Self::KEY_ID => |rare, text| rare.key_id = Some(text.into()),
+            Self::SIGNATURE => |rare, text| rare.signature = Some(unhex(text)),
+            Self::CAUSE => |rare, text| rare.cause = Some(text.into()),
+            _ => return false,
+        };
+        set(self.rare.get_or_insert_default(), text);
         true
     }
 }
@@ -146,13 +204,12 @@ mod tests {
 
     #[test]
     fn headers_read_as_they_were_written() {
-        let full = RecordHeaders {
-            version: Some(u32::MAX),
-            encoding: Some("zstd, aead".into()),
-            key_id: Some("2026-11".into()),
-            signature: Some(vec![0, 127, 255].into()),
-            cause: Some(RecordHeaders::REWRITE.into()),
-        };
+        let full = RecordHeaders::of_version(Some(u32::MAX))
+            .with_encoding(Some("zstd, aead"))
+            .with_key_id(Some("2026-11"))
+            .with_signature(Some(vec![0, 127, 255].into()))
+            .with_cause(Some(RecordHeaders::REWRITE));
+        assert_eq!(full.cause(), Some("rewrite"));
         for headers in [full, RecordHeaders::default(), RecordHeaders::of_version(Some(1))] {
             let mut read = RecordHeaders::default();
             headers.for_each(|name, text| assert!(read.set(name, text), "{name}"));
@@ -171,7 +228,7 @@ mod tests {
 
     #[test]
     fn debug_output_hides_the_signature() {
-        let headers = RecordHeaders { signature: Some(vec![0xab; 4].into()), ..RecordHeaders::of_version(Some(3)) };
+        let headers = RecordHeaders::of_version(Some(3)).with_signature(Some(vec![0xab; 4].into()));
         let text = format!("{headers:?}");
         assert!(text.contains("4 bytes") && text.contains('3') && !text.contains("abab"), "{text}");
     }

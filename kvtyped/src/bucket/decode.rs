@@ -76,7 +76,7 @@ pub(crate) fn stored_version<T: KvModel>(raw: &RawEntry) -> Result<u32> {
 }
 
 fn decode_value<T: KvModel>(version: u32, raw: &RawEntry) -> Result<T::Value> {
-    if let Some(encoding) = &raw.headers.encoding {
+    if let Some(encoding) = raw.headers.encoding() {
         let encoding: String = encoding.chars().take(32).collect();
         let detail = format!("this version does not support the encoding {encoding:?} of the record");
         return Err(located(undecodable("record", detail), raw));

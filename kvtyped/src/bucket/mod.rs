@@ -10,20 +10,24 @@
 // |---|---|
 // | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
 // | `content` | the content of a write |
+// | `schema_state` | the write epoch and the schema versions that the bucket takes |
 // | `encoded`, `entry`, `decode` | stored entries as typed records |
 // | `verb` | the macros that build awaitable operations |
 // | `precondition` | preconditions on another record |
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
-// | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `epochs` | writes in the current write epoch |
+// | `stored_schema` | the schemas of the program and of the bucket |
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open` | creation of a bucket, or comparison with the model |
 // | `get`, `get_many`, `history`, `count`, `list` | reads |
 // | `write`, `modify`, `delete`, `touch`, `put_many` | writes |
 // | `compact` | removal of old delete markers |
+// | `check_schema` | the report on a program and the records of its bucket |
 // | `counters` | counters of the backend |
 mod recent;
 pub(crate) mod content;
+mod schema_state;
 mod encoded;
 mod entry;
 pub(crate) mod decode;
@@ -32,7 +36,8 @@ mod seen;
 mod verb;
 pub(crate) mod precondition;
 mod handle;
-mod schema_state;
+mod epochs;
+pub(crate) mod stored_schema;
 mod model_card;
 mod identity;
 mod open;
@@ -47,11 +52,13 @@ mod delete;
 mod touch;
 mod put_many;
 mod compact;
+mod check_schema;
 mod counters;
 
 #[doc(inline)]
 pub use crate::backend::BucketStatus;
 
+pub use self::check_schema::{CheckSchema, SchemaReport, VersionReport};
 pub use self::compact::{Compact, Compacted};
 pub use self::count::Count;
 pub use self::delete::{Delete, Purge};

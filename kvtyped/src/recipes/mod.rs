@@ -93,13 +93,13 @@
 // | `announcement` | the value that a holder shows to other processes |
 // | `lock`, `semaphore` | locks, their wait queue, and permits |
 // | `election`, `group`, `once` | recipes whose leases contain a value |
-mod record;
-mod location;
+pub(crate) mod record;
+pub(crate) mod location;
 mod open;
 mod counters;
 mod ids;
 mod rate_limit;
-mod lease;
+pub(crate) mod lease;
 mod context;
 mod announcement;
 mod lock;

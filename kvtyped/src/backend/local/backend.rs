@@ -125,7 +125,12 @@ impl Backend for LocalBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(Capabilities { key_ttl: true, atomic: true, ..Capabilities::new(self.shared.lock().name()) })
+            Ok(Capabilities {
+                key_ttl: true,
+                atomic: true,
+                write_epochs: true,
+                ..Capabilities::new(self.shared.lock().name())
+            })
         })
     }
 
@@ -171,6 +176,7 @@ impl Backend for LocalBackend {
         Box::pin(async move {
             begin(deadline).await?;
             config.validate()?;
+            config.check_no_epochs()?;
             Ok(None)
         })
     }

@@ -79,7 +79,11 @@ impl BucketState {
     /// Applies every message of a batch: its writes in their order, and then the markers that carry checks. A refused
     /// batch changes nothing.
     pub(crate) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Changes> {
+        let only_checks = batch.writes.is_empty();
         let mut messages = batch.messages()?;
+        if only_checks {
+            messages.iter_mut().for_each(|message| message.epoch = self.config.write_epoch);
+        }
         let Some(id) = messages.first().map(|write| write.id.clone()) else { return Ok(Changes::default()) };
         let count = messages.len();
         if count > 1 && self.config.atomic != Some(true) {
@@ -88,8 +92,15 @@ impl BucketState {
         let mut sizes = Vec::with_capacity(count);
         for (index, write) in messages.iter_mut().enumerate() {
             let number = index + 1;
-            let framed =
-                |size: Size| if count == 1 { size } else { size.as_batch_message(&id, number, number == count) };
+            let own_precondition = write.precondition.as_ref().is_some_and(|on| on.key == write.key);
+            let named = (own_precondition && write.epoch.is_some()).then(|| write.key.clone());
+            let framed = |size: Size| match (count, &named) {
+                (1, _) => size,
+                (_, None) => size.as_batch_message(&id, number, number == count),
+                (_, Some(key)) => {
+                    size.with_expected_subject(&self.config.name, key).as_batch_message(&id, number, number == count)
+                }
+            };
             let expected_key =
                 write.precondition.as_ref().map_or_else(|| write.key.clone(), |precondition| precondition.key.clone());
             let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
@@ -118,13 +129,14 @@ impl BucketState {
     fn check(&self, write: &mut Write, framed: impl Fn(Size) -> Size) -> Result<Size> {
         let size = framed(Size::of_write(write, &self.config.name));
         size.check(limits::MAX_PAYLOAD)?;
-        self.check_size(size)?;
         if write.kind == WriteKind::Purge && self.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.config.name));
         }
         if write.ttl.is_some() && self.config.takes_no_purge() {
             return Err(Error::no_rollups_for_ttl(&self.config.name));
         }
+        limits::check_epoch(write, &self.config)?;
+        self.check_size(size)?;
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without `limit_markers`", self.config.name);
             return Err(Error::unsupported(

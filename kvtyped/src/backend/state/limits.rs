@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::backend::{OperationId, Precondition, Write, WriteKind};
-use crate::config::Storage;
+use crate::config::{BucketConfig, Storage, WriteEpochs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -44,6 +44,12 @@ impl Size {
         }
         record.for_each(|name, text| headers.0 = headers.line_len(name, text.len()));
         Self { headers: headers.end(), body: write.value().len() }
+    }
+
+    /// Adds the header that names the key of a precondition. In a batch with a write epoch, every precondition names it.
+    pub(crate) fn with_expected_subject(self, bucket: &str, key: &Key) -> Self {
+        let header = Headers(0).line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, key));
+        Self { headers: self.headers + header.0, ..self }
     }
 
     /// Adds the headers of a batch: the number of the message, and whether it is the last one.
@@ -103,6 +109,16 @@ pub(crate) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a write of another write epoch than the bucket has.
+pub(crate) fn check_epoch(write: &Write, config: &BucketConfig) -> Result<()> {
+    let (sent, current) = (write.epoch, config.write_epoch);
+    let is_accepted = match sent {
+        Some(_) => sent == current,
+        None => config.write_epochs != Some(WriteEpochs::Closed),
+    };
+    if is_accepted { Ok(()) } else { Err(Error::new(ErrorKind::EpochMoved { sent, current })) }
 }
 
 /// Returns a conflict if a precondition does not hold.
