@@ -22,6 +22,7 @@ impl Clock {
 
     /// Creates a clock that counts from 1970. Its time is that of `wall`, or `latest` if `wall` is earlier, so that the
     /// time never goes back.
+    #[cfg(feature = "file")]
     pub(crate) fn since_1970(wall: SystemTime, latest: Duration) -> Self {
         let epoch = SystemTime::UNIX_EPOCH;
         let base = wall.duration_since(epoch).unwrap_or_default().max(latest);

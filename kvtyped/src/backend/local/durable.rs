@@ -23,12 +23,14 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    #[cfg(feature = "file")]
     pub(crate) fn new() -> Self {
         Self { room: Arc::new(Semaphore::new(PERMITS as usize)), one_by_one: AtomicBool::new(false) }
     }
 
     /// Admits operations one by one, or together. One by one, an operation that needs no room succeeds beside others
     /// that the storage refuses.
+    #[cfg(feature = "file")]
     pub(crate) fn admit_one_by_one(&self, one_by_one: bool) {
         self.one_by_one.store(one_by_one, Ordering::Relaxed);
     }

@@ -39,8 +39,8 @@ impl LocalShared {
         Self { state, clock: Clock::starting_now(), queue: None, opens: 0, describe: None }
     }
 
-    #[cfg(feature = "file")]
     /// Creates the shared part of a durable backend. `opens` counts how often the store was opened.
+    #[cfg(feature = "file")]
     pub(crate) fn durable(state: Arc<Mutex<StateMachine>>, clock: Clock, queue: Arc<Queue>, opens: u64) -> Self {
         Self { state, clock, queue: Some(queue), opens, describe: None }
     }

@@ -35,6 +35,7 @@ impl StateMachine {
     }
 
     /// Creates a state of stored buckets. The time of the state begins at `now`.
+    #[cfg(any(feature = "file", test))]
     pub(crate) fn restore(
         name: &'static str,
         buckets: Vec<BucketState>,
@@ -72,6 +73,7 @@ impl StateMachine {
     }
 
     /// Returns all buckets.
+    #[cfg(feature = "file")]
     pub(crate) fn buckets(&self) -> impl Iterator<Item = &BucketState> {
         self.buckets.values()
     }
@@ -142,6 +144,7 @@ impl StateMachine {
     }
 
     /// Removes the entries of all buckets that have expired.
+    #[cfg(feature = "file")]
     pub(crate) fn advance_all(&mut self, now: Duration) {
         let now = self.tick(now);
         for bucket in self.buckets.values_mut() {
