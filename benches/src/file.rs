@@ -132,7 +132,8 @@ async fn writes(world: &mut World, folder: &Path) {
 
 /// Puts from all writers at once.
 async fn burst(bucket: &Bucket<Session>, sessions: &[Session]) {
-    let puts = sessions[..WRITERS as usize].iter().map(|session| std::future::IntoFuture::into_future(bucket.put(session)));
+    let puts =
+        sessions[..WRITERS as usize].iter().map(|session| std::future::IntoFuture::into_future(bucket.put(session)));
     futures::future::try_join_all(puts).await.expect("all are put");
 }
 

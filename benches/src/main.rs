@@ -27,8 +27,20 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 12] =
-    ["single", "embedded", "file", "contention", "many", "lists", "watching", "sizes", "memory", "locks", "pure", "derive"];
+const GROUPS: [&str; 12] = [
+    "single",
+    "embedded",
+    "file",
+    "contention",
+    "many",
+    "lists",
+    "watching",
+    "sizes",
+    "memory",
+    "locks",
+    "pure",
+    "derive",
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

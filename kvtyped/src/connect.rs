@@ -158,9 +158,15 @@ impl Connect {
                     "kvtyped without this feature",
                 ));
             }
-            (None, "") => return Err(Error::invalid_config("the URL is empty; pass `memory:`, `file:path` or `nats://host:port`")),
+            (None, "") => {
+                return Err(Error::invalid_config(
+                    "the URL is empty; pass `memory:`, `file:path` or `nats://host:port`",
+                ));
+            }
             // Do not show the URL: it may contain a secret.
-            _ => return Err(Error::invalid_config("the URL must begin with `memory:`, `file:`, `nats://` or `tls://`")),
+            _ => {
+                return Err(Error::invalid_config("the URL must begin with `memory:`, `file:`, `nats://` or `tls://`"));
+            }
         };
         Ok(Store::from_backend(backend).with_timeout(*timeout))
     }

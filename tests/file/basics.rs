@@ -65,6 +65,20 @@ async fn stores_of_one_file_in_a_process_share_it() {
 }
 
 #[tokio::test]
+async fn handle_keeps_the_file_open_for_later_stores() {
+    let folder = Folder::new("handles");
+    let backend = folder.open().await.unwrap();
+    let kept = create(&backend, |_| {}).await;
+    drop(backend);
+    let again = folder.open().await.unwrap();
+    put(&kept, "k", "v").await.unwrap();
+    assert_eq!(entries(&bucket(&again).await).await.len(), 1);
+    again.close().await.unwrap();
+    let reopened = folder.open().await.unwrap();
+    assert_eq!(entries(&bucket(&reopened).await).await.len(), 1);
+}
+
+#[tokio::test]
 async fn invalid_urls_and_paths_are_refused() {
     let folder = Folder::new("urls");
     for url in ["file:", "file://host/app.kv", "file:app.kv?wal=off", "file:app.kv?sync=never", "file:/", "file:.."] {
@@ -116,7 +130,8 @@ async fn backup_is_a_store_and_the_original_continues() {
     let again = backend.backup(copy.clone()).await.unwrap_err();
     assert!(matches!(again.kind(), ErrorKind::InvalidConfig { .. }), "{again}");
 
-    let store: std::sync::Arc<dyn kvtyped::backend::Backend> = std::sync::Arc::new(Store::file(&copy).backend().await.unwrap());
+    let store: std::sync::Arc<dyn kvtyped::backend::Backend> =
+        std::sync::Arc::new(Store::file(&copy).backend().await.unwrap());
     let copied = bucket(&store).await;
     let found = entries(&copied).await;
     assert!(found.len() >= before.len());

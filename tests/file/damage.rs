@@ -93,7 +93,13 @@ async fn salvaged(file: &Path, expected: &[RawEntry], damage: &str) {
             }
         }
         // Not even the tables are readable.
-        Err(error) => assert!(matches!(error.kind(), ErrorKind::Damaged { .. } | ErrorKind::InvalidConfig { .. } | ErrorKind::Unsupported { .. }), "{damage}: {error}"),
+        Err(error) => assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::Damaged { .. } | ErrorKind::InvalidConfig { .. } | ErrorKind::Unsupported { .. }
+            ),
+            "{damage}: {error}"
+        ),
     }
     assert!(fs::read(file).unwrap() == before, "{damage}: the store is unchanged");
 }
@@ -136,7 +142,8 @@ async fn flipped_bit_of_a_closed_store_is_detected_or_harmless() {
 
 #[tokio::test]
 async fn flipped_bit_of_a_killed_store_is_detected_or_harmless() {
-    let (main, wal) = (flip_bits(false, "app.kv", damages(60)).await, flip_bits(false, "app.kv-wal", damages(150)).await);
+    let (main, wal) =
+        (flip_bits(false, "app.kv", damages(60)).await, flip_bits(false, "app.kv-wal", damages(150)).await);
     eprintln!("flipped bits of a killed store: {main:?}, of its WAL: {wal:?}");
     assert!(wal.refused > 100, "{wal:?}");
     let mark = flip_bits(false, "app.kv-lock", 100).await;

@@ -37,7 +37,7 @@ async fn full_disk_refuses_writes_and_loses_nothing() {
     assert!(matches!(refused.kind(), ErrorKind::Unavailable { .. }) && refused.is_retryable(), "{refused}");
     assert!(refused.to_string().contains("no space left for"), "{refused}");
 
-    // Many writers at once: nobody is told that a write was stored.
+    // Many writers at once: no write is acknowledged.
     let puts = (0..50).map(|number| {
         let full = Arc::clone(&full);
         async move { put(&full, &format!("n{number}"), vec![b'v'; 20_000]).await }

@@ -1,4 +1,4 @@
-//! A folder of one test, and what the tests do with stores in it.
+//! A folder of one test, and operations on the store in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

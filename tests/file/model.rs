@@ -39,7 +39,16 @@ impl Twins {
         let (folder, synced) = (Folder::new("model"), seed.is_multiple_of(2));
         let (wall, start) = (SystemTime::now(), Instant::now());
         let file = open(&folder, synced, wall).await;
-        Self { memory: Arc::new(MemoryBackend::new()), file, folder, synced, sized: seed.is_multiple_of(3), wall, start, random: Random(seed) }
+        Self {
+            memory: Arc::new(MemoryBackend::new()),
+            file,
+            folder,
+            synced,
+            sized: seed.is_multiple_of(3),
+            wall,
+            start,
+            random: Random(seed),
+        }
     }
 
     fn key(&mut self) -> Key {

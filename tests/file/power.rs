@@ -1,5 +1,5 @@
-//! Losses of power: the calls of a writer are recorded, and cut at many places. What was synced is there, and everything
-//! else is there in parts.
+//! Losses of power: the calls of a writer are recorded, and cut at many places. Synced data survives, and other data in
+//! parts.
 
 use std::sync::Arc;
 
@@ -26,8 +26,7 @@ async fn record(sync: bool) -> Vec<Call> {
     parse(&trace, &folder.path(""))
 }
 
-/// Loses power at this number of places. Returns the number of losses after which the store does not open or lacks an
-/// acknowledged write.
+/// Loses power at this number of places. Counts the stores that do not open or lack an acknowledged write.
 async fn losses(calls: &[Call], crashes: usize) -> (usize, String) {
     let mut random = Random(7);
     let (mut wrong, mut first) = (0, String::new());

@@ -69,7 +69,7 @@ async fn record_that_expired_while_closed_leaves_its_marker() {
     let brief: Vec<_> = found.iter().map(|entry| (entry.key.as_str(), entry.operation.clone())).collect();
     assert_eq!(brief, [("stays", Operation::Put), ("sooner", Operation::Expired), ("later", Operation::Expired)]);
     let due = found[1].created.duration_since(start).unwrap();
-    assert!((10 * SECOND..11 * SECOND).contains(&due), "the marker has the time at which the record was due: {due:?}");
+    assert!((10 * SECOND..11 * SECOND).contains(&due), "the marker has the due time of the record: {due:?}");
     let (contiguous, resumed) = listing(&again, StartFrom::After(last)).await;
     assert!(contiguous, "nothing was missed");
     assert_eq!(resumed, [(Revision::new(4), Operation::Expired), (Revision::new(5), Operation::Expired)]);

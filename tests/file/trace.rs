@@ -7,11 +7,24 @@ use std::path::Path;
 /// One call, in the order of the trace.
 #[derive(Debug)]
 pub(crate) enum Call {
-    Create { file: String },
-    Write { file: String, at: u64, bytes: Vec<u8> },
-    Truncate { file: String, length: u64 },
-    Sync { file: String },
-    Remove { file: String },
+    Create {
+        file: String,
+    },
+    Write {
+        file: String,
+        at: u64,
+        bytes: Vec<u8>,
+    },
+    Truncate {
+        file: String,
+        length: u64,
+    },
+    Sync {
+        file: String,
+    },
+    Remove {
+        file: String,
+    },
     /// A line on the standard output.
     Print(String),
 }
@@ -35,7 +48,8 @@ pub(crate) fn arguments(trace: &str) -> Vec<&str> {
 /// Reads a trace: the calls on files in this folder, by their names.
 pub(crate) fn parse(trace: &Path, folder: &Path) -> Vec<Call> {
     let text = fs::read_to_string(trace).expect("the trace is text");
-    let mut reader = Reader { folder: folder.to_str().expect("a text").trim_end_matches('/').to_owned(), ..Reader::default() };
+    let mut reader =
+        Reader { folder: folder.to_str().expect("a text").trim_end_matches('/').to_owned(), ..Reader::default() };
     for line in text.lines() {
         let (process, call) = line.split_once(' ').expect("a process and its call");
         reader.line(process, call.trim_start());
@@ -59,7 +73,7 @@ impl Reader {
             let end = rest.split_once(" resumed>").map_or("", |(_, end)| end);
             self.finished(&format!("{begin}{end}"));
         } else if let Some(begin) = line.strip_suffix("<unfinished ...>") {
-            // What was printed may have been read before the call ends.
+            // The parent may read the text before the call ends.
             if begin.starts_with("write(1,") {
                 self.finished(&format!("{begin}) = 0"));
             } else {

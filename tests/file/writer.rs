@@ -1,4 +1,4 @@
-//! A process that writes to a store until it is killed, and the checks of what it leaves.
+//! A process that writes to a store until it is killed, and the checks of the store afterwards.
 //!
 //! The process is this test binary, running the test [`file_writer_process`]. It prints what the store acknowledged and
 //! what its reads and watches returned. All of that must be stored, whenever the process ends.
@@ -10,13 +10,13 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use futures::StreamExt;
+use kvtyped::Read;
 use kvtyped::backend::file::SyncMode;
 use kvtyped::backend::{
     Backend, Batch, Delivered, RawBucket, ReadAt, StartFrom, WatchRequest, WatchSignal, Write, WriteKind,
 };
 use kvtyped::key::{Pattern, Patterns};
 use kvtyped::prelude::*;
-use kvtyped::Read;
 
 use super::folder::{deadline, entries, key};
 
@@ -45,7 +45,7 @@ pub(crate) struct Printed {
 impl Printed {
     /// Adds a line: the name of a series and a number that never decreases.
     pub(crate) fn add(&mut self, line: &str) {
-        // The test runner prints the beginning of its own line first.
+        // The test runner prints the beginning of its own line before.
         let Some((_, line)) = line.split_once("::: ") else { return };
         self.lines += 1;
         let (series, number) = line.trim_end().split_once(' ').expect("a series and a number");

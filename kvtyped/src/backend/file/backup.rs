@@ -60,7 +60,7 @@ impl Copy {
 
     fn copy_pages(&self, copy: &mut Connection, journal: &mut Journal) -> Result<()> {
         let error = |error| sqlite(&self.target, error);
-        // SQLite copies each page that this connection changes meanwhile once more.
+        // SQLite copies each page again that this connection changes during the copy.
         let source = journal.source();
         let backup = Backup::new(&source, copy).map_err(error)?;
         while backup.step(STEP_PAGES).map_err(error)? != StepResult::Done {

@@ -48,8 +48,7 @@ impl BucketRow {
         let Self { name, created, last_revision, last_removed, entries, digest, config } = self;
         let mut statement = db.prepare_cached("INSERT OR REPLACE INTO bucket VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
         let crc = self.crc(id);
-        let values =
-            rusqlite::params![id, name, created, last_revision, last_removed, entries, digest, config, crc];
+        let values = rusqlite::params![id, name, created, last_revision, last_removed, entries, digest, config, crc];
         statement.execute(values).map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that writes the journal: one transaction for all effects that gathered during the last one.
+//! The thread that writes the journal: one transaction for all effects that were applied during the last one.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ pub(super) const INSERT: &str =
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// The size of the WAL that starts its checkpoint, in pages.
 const WAL_PAGES: i64 = 4096;
-/// The size of the writes after which the size of the WAL is checked.
+/// The size of the writes between two checks of the size of the WAL.
 const WAL_CHECK_BYTES: usize = 1024 * 1024;
-/// The time without a write after which the thread tidies up.
+/// The thread tidies up after this time without a write.
 const IDLE: Duration = Duration::from_millis(500);
 /// The pause after an attempt to tidy up that failed.
 const RETRY: Duration = Duration::from_secs(10);
@@ -347,7 +347,7 @@ impl Journal {
         }
     }
 
-    /// Writes the effects that gathered meanwhile. For the pauses of a backup.
+    /// Writes the pending effects. For the pauses of a backup.
     pub(super) fn write_pending(&mut self) -> bool {
         while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
             self.write(group);

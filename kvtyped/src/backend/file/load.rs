@@ -111,7 +111,8 @@ impl Loaded {
             of_bucket.1 = add(of_bucket.1, row.crc());
             match self.states.get_mut(&row.bucket()) {
                 Some(bucket) => {
-                    let (entry, revision) = row.entry().zip(row.revision()).ok_or_else(|| wrong("a column is invalid"))?;
+                    let (entry, revision) =
+                        row.entry().zip(row.revision()).ok_or_else(|| wrong("a column is invalid"))?;
                     bucket.insert(revision, entry);
                 }
                 None => self.has_orphans = true,

@@ -43,9 +43,9 @@ mod open;
 mod salvage;
 mod registry;
 
+pub(crate) use self::options::FileOptions;
 pub use self::options::SyncMode;
 pub use self::salvage::{SalvageReport, salvage};
-pub(crate) use self::options::FileOptions;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -57,6 +57,7 @@ use tokio::sync::oneshot;
 
 use self::control::BackupRequest;
 use self::registry::OpenFile;
+use super::local::backend::LocalBackend;
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -64,13 +65,15 @@ use crate::error::{Error, ErrorKind, Result};
 /// A backend with buckets in a file. All backends of one file in a process share the buckets.
 pub struct FileBackend {
     file: Arc<OpenFile>,
+    backend: LocalBackend,
     closed: AtomicBool,
 }
 
 impl FileBackend {
     /// Opens a file, and creates it if it does not exist.
     pub(crate) async fn open(options: FileOptions) -> Result<Self> {
-        Ok(Self { file: registry::open(options).await?, closed: AtomicBool::new(false) })
+        let (file, backend) = registry::open(options).await?;
+        Ok(Self { file, backend, closed: AtomicBool::new(false) })
     }
 }
 
@@ -91,23 +94,23 @@ impl Drop for FileBackend {
 
 impl Backend for FileBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        self.file.backend().capabilities(deadline)
+        self.backend.capabilities(deadline)
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
-        self.file.backend().create(config, deadline)
+        self.backend.create(config, deadline)
     }
 
     fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>> {
-        self.file.backend().open(name, deadline)
+        self.backend.open(name, deadline)
     }
 
     fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
-        self.file.backend().update(config, deadline)
+        self.backend.update(config, deadline)
     }
 
     fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
-        self.file.backend().delete(name, deadline)
+        self.backend.delete(name, deadline)
     }
 
     fn counters(
@@ -115,17 +118,17 @@ impl Backend for FileBackend {
         config: BucketConfig,
         deadline: Deadline,
     ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
-        self.file.backend().counters(config, deadline)
+        self.backend.counters(config, deadline)
     }
 
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
-        self.file.backend().names(deadline)
+        self.backend.names(deadline)
     }
 
     fn backup(&self, path: PathBuf) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let (reply, result) = oneshot::channel();
-            self.file.request(BackupRequest { path, reply });
+            self.file.request(&self.backend, BackupRequest { path, reply });
             result.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed)))
         })
     }
@@ -133,10 +136,10 @@ impl Backend for FileBackend {
     /// Writes everything that is pending, and closes the file if no other backend of this process uses it.
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            if self.closed.swap(true, Ordering::AcqRel) || !self.file.release() {
+            if self.closed.swap(true, Ordering::AcqRel) {
                 return Ok(());
             }
-            self.file.close().await
+            self.file.close(&self.backend).await
         })
     }
 }

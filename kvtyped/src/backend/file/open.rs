@@ -100,7 +100,7 @@ fn create_file(paths: &Paths, lock: &LockFile, mode: u32) -> Result<()> {
     let length = |path| std::fs::metadata(path).map(|metadata| metadata.len()).ok();
     match (length(&paths.main), length(&paths.wal)) {
         // SQLite would delete the WAL of a file without content.
-        (None | Some(0), Some(1..)) => Err(damaged(paths, "the file is empty or missing beside its WAL")),
+        (None | Some(0), Some(1..)) => Err(damaged(paths, "the file is empty or missing, but its WAL exists")),
         (None | Some(0), _) if lock.mark().is_some() => Err(damaged(paths, missing(paths))),
         (None, _) => paths::create(&paths.main, mode).map_err(|error| io(paths, error)),
         (Some(_), _) => Ok(()),
@@ -108,7 +108,10 @@ fn create_file(paths: &Paths, lock: &LockFile, mode: u32) -> Result<()> {
 }
 
 fn missing(paths: &Paths) -> String {
-    format!("the file is empty or missing, but `{}` names its last write; to start anew, remove that file, too", paths.lock.display())
+    format!(
+        "the file is empty or missing, but `{}` names its last write; remove that file to create a new store",
+        paths.lock.display()
+    )
 }
 
 /// Returns the reason why a file with this content is not opened.
@@ -120,7 +123,7 @@ pub(super) fn refusal(paths: &Paths, content: &Content) -> Error {
         ),
         Content::Foreign => Error::invalid_config(format!("`{}` is a database of another application", paths.name())),
         Content::Empty => damaged(paths, missing(paths)),
-        Content::Altered | Content::Store => damaged(paths, "its tables are not those of its format"),
+        Content::Altered | Content::Store => damaged(paths, "its tables differ from the tables of its format"),
     }
 }
 
@@ -157,8 +160,8 @@ fn begin(db: &Connection, loaded: &mut Loaded, sync: SyncMode, now: Duration) ->
         let mut statement = db.prepare_cached(super::journal::INSERT)?;
         for (id, bucket) in &loaded.states {
             // The revisions that the bucket assigned are not stored, or another copy of the store assigns them.
-            let is_unknown = bucket.config.storage == Some(Storage::Memory)
-                || matches!(was, Clean::Copy | Clean::Unsynced);
+            let is_unknown =
+                bucket.config.storage == Some(Storage::Memory) || matches!(was, Clean::Copy | Clean::Unsynced);
             if is_unknown {
                 let to = Revision::new(bucket.last_revision.get() + SKIPPED);
                 last += 1;

@@ -47,8 +47,7 @@ impl FileOptions {
     pub(crate) const MODE: u32 = 0o600;
 
     pub(crate) fn new(path: impl Into<PathBuf>, timeout: Duration) -> Self {
-        let limits =
-            Limits { checkpoint_rows: 1024, journal_bytes: 64 * 1024 * 1024, max_pages: None, now: None };
+        let limits = Limits { checkpoint_rows: 1024, journal_bytes: 64 * 1024 * 1024, max_pages: None, now: None };
         Self { path: path.into(), sync: SyncMode::default(), mode: None, timeout, limits }
     }
 

@@ -18,7 +18,8 @@ pub(super) struct Paths {
 impl Paths {
     /// Resolves a path. The folder must exist.
     pub(super) fn new(path: &Path) -> Result<Self> {
-        let invalid = |reason: String| Error::invalid_config(format!("`{}` is no path of a store: {reason}", path.display()));
+        let invalid =
+            |reason: String| Error::invalid_config(format!("`{}` is no path of a store: {reason}", path.display()));
         let name = path.file_name().ok_or_else(|| invalid("it names no file".to_owned()))?;
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,

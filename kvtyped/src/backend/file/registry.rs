@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::runtime::Handle;
@@ -17,61 +17,73 @@ use crate::backend::local::backend::LocalBackend;
 use crate::backend::local::shared::LocalShared;
 use crate::error::{Error, Result};
 
+/// The storage system in the status of a bucket.
+const BACKING_STORE: &str = "file";
+
 /// An open file with its thread. Backends of the same file share it.
 pub(super) struct OpenFile {
-    backend: LocalBackend,
+    /// The state, which every handle keeps alive.
+    shared: Weak<LocalShared>,
     control: Arc<Control>,
     options: FileOptions,
     paths: Paths,
-    /// The number of backends that are not closed.
-    users: AtomicUsize,
+    users: Mutex<Users>,
 }
 
-type Registry = HashMap<PathBuf, Arc<tokio::sync::Mutex<Weak<OpenFile>>>>;
+/// The backends of an open file.
+#[derive(Default)]
+struct Users {
+    count: usize,
+    /// Whether the last backend closed the file.
+    is_closed: bool,
+}
 
-/// The open files by path. The lock of an entry is held during an open.
-fn registry() -> MutexGuard<'static, Registry> {
-    static OPEN: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
+/// A file, while it is open. The lock is held during an open.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<OpenFile>>>>;
+
+/// The open files by path.
+fn registry() -> MutexGuard<'static, HashMap<PathBuf, Slot>> {
+    static OPEN: LazyLock<Mutex<HashMap<PathBuf, Slot>>> = LazyLock::new(Mutex::default);
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens a file, or returns the open file of this path.
-pub(super) async fn open(options: FileOptions) -> Result<Arc<OpenFile>> {
+/// Opens a file, or joins the open file of this path.
+pub(super) async fn open(options: FileOptions) -> Result<(Arc<OpenFile>, LocalBackend)> {
     if cfg!(not(unix)) && options.mode.is_some() {
         return Err(Error::invalid_config("`mode` is a permission of Unix, and this system has none"));
     }
     let paths = Paths::new(&options.path)?;
     let slot = {
         let mut registry = registry();
-        registry.retain(|path, slot| *path == paths.main || Arc::strong_count(slot) > 1 || is_used(slot));
+        registry.retain(|_, slot| Arc::strong_count(slot) > 1 || is_used(slot));
         Arc::clone(registry.entry(paths.main.clone()).or_default())
     };
     let timeout = options.timeout;
     let opening = async {
         let mut open = slot.lock().await;
-        if let Some(file) = open.upgrade()
-            && file.join()
-        {
+        if let Some((file, backend)) = open.as_ref().and_then(|file| Some((file, file.join()?))) {
             if !options.is_compatible(&file.options) {
                 file.release();
                 let name = paths.name();
                 return Err(Error::invalid_config(format!("`{name}` is open in this process with other options")));
             }
-            return Ok(file);
+            return Ok((Arc::clone(file), backend));
         }
-        let file = Arc::new(OpenFile::start(options, paths).await?);
-        *open = Arc::downgrade(&file);
-        Ok(file)
+        let (file, backend) = OpenFile::start(options, paths).await?;
+        let file = Arc::new(file);
+        *open = Some(Arc::clone(&file));
+        Ok((file, backend))
     };
     // The thread ends its own waits earlier, with a better reason.
     tokio::time::timeout(timeout, opening).await.unwrap_or_else(|_| Err(Error::timeout(timeout)))
 }
 
-fn is_used(slot: &tokio::sync::Mutex<Weak<OpenFile>>) -> bool {
-    slot.try_lock().map_or(true, |open| open.strong_count() > 0)
+/// Whether a file is open, or about to open.
+fn is_used(slot: &Slot) -> bool {
+    slot.try_lock().map_or(true, |open| open.as_ref().is_some_and(|file| file.shared.strong_count() > 0))
 }
 
-/// Tells the thread that nobody waits for the open any more.
+/// Cancels the open when its caller stops waiting.
 struct CancelOnDrop(Arc<Progress>);
 
 impl Drop for CancelOnDrop {
@@ -82,7 +94,7 @@ impl Drop for CancelOnDrop {
 
 impl OpenFile {
     /// Starts the thread, and waits until it has opened the file.
-    async fn start(options: FileOptions, paths: Paths) -> Result<Self> {
+    async fn start(options: FileOptions, paths: Paths) -> Result<(Self, LocalBackend)> {
         let (control, progress) = (Arc::new(Control::new()), Arc::new(Progress::default()));
         let (reply, opened) = oneshot::channel::<Result<LocalShared>>();
         let thread = {
@@ -126,43 +138,54 @@ impl OpenFile {
                 serde_json::json!({ "file": paths.name(), "file_bytes": size(&paths.main), "wal_bytes": size(&paths.wal) })
             }
         };
-        let backend = LocalBackend::over(shared.describe_by(describe), "file");
-        Ok(Self { backend, control, options, paths, users: AtomicUsize::new(1) })
-    }
-
-    pub(super) fn backend(&self) -> &LocalBackend {
-        &self.backend
+        let shared = Arc::new(shared.describe_by(describe));
+        let users = Mutex::new(Users { count: 1, is_closed: false });
+        let file = Self { shared: Arc::downgrade(&shared), control, options, paths, users };
+        Ok((file, LocalBackend::over(shared, BACKING_STORE)))
     }
 
     pub(super) fn name(&self) -> String {
         self.paths.name()
     }
 
-    /// Adds a user. Returns `false` if the file is closed, or has failed.
-    fn join(&self) -> bool {
-        let add = |users: usize| (users > 0).then_some(users + 1);
-        !self.control.is_closed()
-            && self.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_ok()
+    /// Adds a user. Returns `None` if the file is closed, or has failed.
+    fn join(&self) -> Option<LocalBackend> {
+        let mut users = self.users();
+        let shared = self.shared.upgrade().filter(|_| !users.is_closed && !self.control.is_closed())?;
+        users.count += 1;
+        Some(LocalBackend::over(shared, BACKING_STORE))
     }
 
-    /// Removes a user. Returns whether it was the last one.
-    pub(super) fn release(&self) -> bool {
-        self.users.fetch_sub(1, Ordering::AcqRel) == 1
+    /// Removes a user whose handles may still be in use.
+    pub(super) fn release(&self) {
+        self.users().count -= 1;
+    }
+
+    /// Removes a user. If no other user is left, closes the file and waits until it is closed.
+    pub(super) async fn close(&self, backend: &LocalBackend) -> Result<()> {
+        {
+            let mut users = self.users();
+            users.count -= 1;
+            if users.count > 0 {
+                return Ok(());
+            }
+            users.is_closed = true;
+        }
+        backend.close_log();
+        self.control.wait_closed().await.map_err(Error::unavailable)
     }
 
     /// Sends a request to the thread.
-    pub(super) fn request(&self, request: BackupRequest) {
+    pub(super) fn request(&self, backend: &LocalBackend, request: BackupRequest) {
         self.control.push(request);
         if self.control.is_closed() {
             // Drops the request, so that its caller sees an error.
             drop(self.control.next());
         }
-        self.backend.wake_writer();
+        backend.wake_writer();
     }
 
-    /// Closes the log, and waits until the thread has closed the file.
-    pub(super) async fn close(&self) -> Result<()> {
-        self.backend.close_log();
-        self.control.wait_closed().await.map_err(Error::unavailable)
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

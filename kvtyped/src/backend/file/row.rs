@@ -52,17 +52,46 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     /// Returns the checksum of all columns.
     pub(super) fn crc(&self) -> i64 {
-        let Self { seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, value } =
-            *self;
-        let numbers = [Some(effect), Some(seq), target, Some(bucket), revision, Some(created), space, operation, ttl, size];
+        let Self {
+            seq,
+            effect,
+            target,
+            bucket,
+            revision,
+            created,
+            space,
+            operation,
+            ttl,
+            size,
+            key,
+            id,
+            headers,
+            value,
+        } = *self;
+        let numbers =
+            [Some(effect), Some(seq), target, Some(bucket), revision, Some(created), space, operation, ttl, size];
         let crc = numbers.into_iter().fold(Crc::new(), Crc::integer);
         crc.text(key).text(id).text(headers).blob(value).end()
     }
 
     /// Inserts the row with a statement of [`COLUMNS`].
     pub(super) fn insert(&self, insert: &mut Statement<'_>) -> rusqlite::Result<()> {
-        let Self { seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, value } =
-            *self;
+        let Self {
+            seq,
+            effect,
+            target,
+            bucket,
+            revision,
+            created,
+            space,
+            operation,
+            ttl,
+            size,
+            key,
+            id,
+            headers,
+            value,
+        } = *self;
         let crc = self.crc();
         let values = rusqlite::params![
             seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value

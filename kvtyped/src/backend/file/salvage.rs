@@ -16,10 +16,10 @@ use super::paths::{self, Paths, with_suffix};
 use super::row::{self, COLUMNS, Insertion, Row};
 use super::schema::{self, Clean, Meta};
 use super::stored_config::Unknown;
+use crate::backend::Operation;
 use crate::backend::state::effect::{Effect, Record};
 use crate::backend::state::entry::StoredEntry;
 use crate::config::BucketConfig;
-use crate::backend::Operation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -82,8 +82,10 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageRe
         LockError::Io(error) => io(&from, error),
     })?;
     // SQLite may change a file that it opens, so it opens a copy.
-    let copy = Paths { main: with_suffix(&to.main, ".damaged"), wal: with_suffix(&to.main, ".damaged-wal"), ..from.clone() };
-    let unfinished = Paths { main: with_suffix(&to.main, ".tmp"), wal: with_suffix(&to.main, ".tmp-wal"), ..to.clone() };
+    let copy =
+        Paths { main: with_suffix(&to.main, ".damaged"), wal: with_suffix(&to.main, ".damaged-wal"), ..from.clone() };
+    let unfinished =
+        Paths { main: with_suffix(&to.main, ".tmp"), wal: with_suffix(&to.main, ".tmp-wal"), ..to.clone() };
     remove(&copy);
     remove(&unfinished);
     let result = copy_files(&from, &copy).and_then(|()| {

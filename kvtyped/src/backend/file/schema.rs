@@ -125,7 +125,7 @@ pub(super) enum Content {
     Store,
     /// A store of this later format.
     Later(i64),
-    /// A store whose tables are not those of its format.
+    /// A store with other tables than its format has.
     Altered,
     /// A database of another application.
     Foreign,
@@ -161,7 +161,7 @@ pub(super) fn create(db: &Connection, meta: &Meta) -> rusqlite::Result<()> {
     })
 }
 
-/// Sets the journal of SQLite: one sync a commit, and no checkpoint that nobody asked for.
+/// Sets the journal of SQLite: one sync a commit, and no automatic checkpoint.
 pub(super) fn use_wal(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "wal_autocheckpoint", 0)?;

@@ -26,7 +26,7 @@ impl FileOptions {
             match name {
                 "sync" => options.sync = SyncMode::parse(value)?,
                 "mode" => options.mode = Some(parse_mode(value)?),
-                _ => return Err(invalid("the URL has an unknown parameter; `sync` and `mode` are known")),
+                _ => return Err(invalid("the URL has an unknown parameter; use `sync` and `mode`")),
             }
         }
         Ok(options)
@@ -48,7 +48,8 @@ impl SyncMode {
             "m" => 60_000,
             _ => 0,
         };
-        let millis = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|millis| *millis > 0);
+        let millis =
+            digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|millis| *millis > 0);
         let millis = millis.ok_or_else(|| invalid("`sync` must be `always`, `off`, or a duration such as `100ms`"))?;
         Ok(Self::Every(Duration::from_millis(millis)))
     }
@@ -59,7 +60,7 @@ fn parse_mode(text: &str) -> Result<u32> {
     let is_octal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = is_octal.then(|| u32::from_str_radix(text, 8).ok()).flatten();
     mode.filter(|mode| *mode & !0o777 == 0 && *mode & 0o600 == 0o600)
-        .ok_or_else(|| invalid("`mode` must be an octal permission with which the owner reads and writes, such as `0640`"))
+        .ok_or_else(|| invalid("`mode` must be an octal permission that lets the owner read and write, such as `0640`"))
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -121,8 +122,26 @@ mod tests {
     #[test]
     fn invalid_urls_are_refused() {
         for rest in [
-            "", "//", "//host/a", "?sync=off", "a?", "a%2", "a%zz", "%ff", "a%00", "a?sync", "a?sync=0ms", "a?sync=5",
-            "a?sync=ms", "a?sync=-1s", "a?mode=", "a?mode=99", "a?mode=0400", "a?mode=10640", "a?mode=+640", "a?wal=1",
+            "",
+            "//",
+            "//host/a",
+            "?sync=off",
+            "a?",
+            "a%2",
+            "a%zz",
+            "%ff",
+            "a%00",
+            "a?sync",
+            "a?sync=0ms",
+            "a?sync=5",
+            "a?sync=ms",
+            "a?sync=-1s",
+            "a?mode=",
+            "a?mode=99",
+            "a?mode=0400",
+            "a?mode=10640",
+            "a?mode=+640",
+            "a?wal=1",
             "a?sync=99999999999999999999s",
         ] {
             // An empty query is no mistake.

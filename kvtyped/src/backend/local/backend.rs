@@ -46,8 +46,8 @@ impl LocalBackend {
 
     /// Creates a backend over a shared state; see [`new`](Self::new).
     #[cfg(feature = "file")]
-    pub(crate) fn over(shared: LocalShared, backing_store: &'static str) -> Self {
-        Self { shared: Arc::new(shared), backing_store }
+    pub(crate) fn over(shared: Arc<LocalShared>, backing_store: &'static str) -> Self {
+        Self { shared, backing_store }
     }
 
     /// Wakes the writer of the log.
@@ -201,7 +201,10 @@ impl RawBucket for LocalBucket {
 
     fn identity(&self) -> BucketIdentity {
         // No connection can be lost here: the bucket can be another one only if a bucket was created since.
-        BucketIdentity { created: self.created, connection_epoch: self.shared.lock().buckets_created() + self.shared.opens() }
+        BucketIdentity {
+            created: self.created,
+            connection_epoch: self.shared.lock().buckets_created() + self.shared.opens(),
+        }
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {

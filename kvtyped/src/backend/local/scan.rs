@@ -9,8 +9,8 @@ use std::vec;
 
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::search::{KeySearch, SearchStep};
 use super::durable;
+use super::search::{KeySearch, SearchStep};
 use super::shared::LocalShared;
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::entry::STEP_SIZE;
@@ -27,8 +27,16 @@ pub(crate) fn scan(
     bucket: String,
     scan: ScanRequest,
 ) -> BoxStream<'static, Result<ScanItem>> {
-    let scanner =
-        Scanner { round_after: scan.after, shared, bucket, scan, rounds: 2, search: None, found: Vec::new(), revisions: Vec::new().into_iter() };
+    let scanner = Scanner {
+        round_after: scan.after,
+        shared,
+        bucket,
+        scan,
+        rounds: 2,
+        search: None,
+        found: Vec::new(),
+        revisions: Vec::new().into_iter(),
+    };
     let pages = stream::unfold(Some(scanner), |scanner| async move {
         let mut scanner = scanner?;
         tokio::task::coop::consume_budget().await;
@@ -71,7 +79,7 @@ enum ScanStep {
 enum Repeat {
     /// The search of the current round.
     Search,
-    /// A page of which some entries are missing.
+    /// A page without some of its entries.
     Page { all: Vec<Revision>, present: Vec<Revision> },
 }
 
@@ -116,7 +124,8 @@ impl Scanner {
                     match repeat {
                         Repeat::Page { all, present } => {
                             let page = if is_shown { present } else { all };
-                            self.revisions = page.into_iter().chain(self.revisions.by_ref()).collect::<Vec<_>>().into_iter();
+                            self.revisions =
+                                page.into_iter().chain(self.revisions.by_ref()).collect::<Vec<_>>().into_iter();
                         }
                         Repeat::Search if is_shown => return Ok(Some(Vec::new())),
                         Repeat::Search => self.repeat_round(),

@@ -21,7 +21,7 @@ use crate::revision::Revision;
 pub(crate) struct LocalShared {
     state: Arc<Mutex<StateMachine>>,
     clock: Clock,
-    /// The room for effects that are not durable. `None` without a log.
+    /// The queue of effects that are not durable. `None` without a log.
     queue: Option<Arc<Queue>>,
     /// A part of the epoch of bucket identities.
     opens: u64,
@@ -172,7 +172,7 @@ impl LocalShared {
         verb: impl FnOnce(&mut StateMachine) -> Result<R>,
     ) -> Result<R> {
         const SETTINGS: usize = 4096;
-        // The room is held until the end: a change of a bucket is rare.
+        // The space is held until the end: a change of a bucket is rare.
         let _permit = match &self.queue {
             Some(queue) => Some(queue.admit(SETTINGS, deadline).await?),
             None => None,

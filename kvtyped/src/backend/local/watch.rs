@@ -103,7 +103,11 @@ enum SessionStep {
 }
 
 impl WatchSession {
-    fn open_session(shared: Arc<LocalShared>, name: String, watch: WatchRequest) -> Result<(WatchStarted, Ticket, Self), (Error, Ticket)> {
+    fn open_session(
+        shared: Arc<LocalShared>,
+        name: String,
+        watch: WatchRequest,
+    ) -> Result<(WatchStarted, Ticket, Self), (Error, Ticket)> {
         // The start of a session never waits here.
         let WatchRequest { patterns, since, headers_only, idle_timeout: _, delivered: _ } = watch;
         let mut state = shared.lock();
@@ -166,7 +170,18 @@ impl WatchSession {
 
     /// Examines the current state of the bucket.
     fn step(&mut self) -> Result<SessionStep> {
-        let Self { shared, bucket, changes, reader, patterns, headers_only, position, listing, last_emitted, rollbacks } = self;
+        let Self {
+            shared,
+            bucket,
+            changes,
+            reader,
+            patterns,
+            headers_only,
+            position,
+            listing,
+            last_emitted,
+            rollbacks,
+        } = self;
         if let Some(listing) = listing {
             listing.sort();
         }

@@ -105,8 +105,8 @@ impl LogWriter {
 }
 
 fn answer(answers: Vec<Answer>) {
-    for (waiter, verdict) in answers {
+    for (waiter, result) in answers {
         // A caller that stopped waiting needs no answer.
-        let _ = waiter.send(verdict);
+        let _ = waiter.send(result);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(crate) effect: Effect,
     /// Whether this is the last effect of its operation. An operation is recorded as a whole or not at all.
     pub(crate) ends_operation: bool,
-    /// The room of the operation in the queue, in its last effect.
+    /// The space of the operation in the queue, in its last effect.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Log {
     /// The number of the last durable effect.
     durable: u64,
     pending: VecDeque<Record>,
-    waiters: Vec<(u64, oneshot::Sender<Verdict>)>,
+    waiters: Vec<(u64, oneshot::Sender<CommitResult>)>,
     /// How often effects were reverted.
     pub(super) rollbacks: u64,
     condition: Condition,
@@ -41,9 +41,9 @@ enum Condition {
     Failed(String),
 }
 
-/// The fate of an effect.
+/// The result of the commit of an effect.
 #[derive(Debug, Clone)]
-pub(crate) enum Verdict {
+pub(crate) enum CommitResult {
     Durable,
     /// The effect was reverted.
     Refused(String),
@@ -51,16 +51,16 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-/// The condition under which an answer may be given.
+/// Decides when an answer is given.
 #[derive(Debug)]
 pub(crate) enum Ticket {
     /// All data of the answer is durable.
     Durable,
-    Pending(oneshot::Receiver<Verdict>),
+    Pending(oneshot::Receiver<CommitResult>),
 }
 
-/// A waiting call and its verdict. Sent without the lock.
-pub(crate) type Answer = (oneshot::Sender<Verdict>, Verdict);
+/// A waiting call and its result.
+pub(crate) type Answer = (oneshot::Sender<CommitResult>, CommitResult);
 
 /// The recorded changes of one verb.
 #[derive(Debug, Default)]
@@ -184,8 +184,8 @@ impl Log {
         }
         let (sender, receiver) = oneshot::channel();
         match &self.condition {
-            // The receiver exists, so the verdict is sent.
-            Condition::Failed(reason) => drop(sender.send(Verdict::Failed(reason.clone()))),
+            // The receiver exists, so this succeeds.
+            Condition::Failed(reason) => drop(sender.send(CommitResult::Failed(reason.clone()))),
             Condition::Open | Condition::Closing => self.waiters.push((seq, sender)),
         }
         Ticket::Pending(receiver)
@@ -214,7 +214,7 @@ impl Log {
     pub(crate) fn committed(&mut self, seq: u64) -> Vec<Answer> {
         self.durable = seq;
         let answered = self.waiters.extract_if(.., |(waits_for, _)| *waits_for <= seq);
-        answered.map(|(_, sender)| (sender, Verdict::Durable)).collect()
+        answered.map(|(_, sender)| (sender, CommitResult::Durable)).collect()
     }
 
     /// Forgets the effects that are not durable. The caller has reverted them.
@@ -222,13 +222,13 @@ impl Log {
         self.last = self.durable;
         self.rollbacks += 1;
         let waiters = self.waiters.drain(..);
-        waiters.map(|(_, sender)| (sender, Verdict::Refused(reason.to_owned()))).collect()
+        waiters.map(|(_, sender)| (sender, CommitResult::Refused(reason.to_owned()))).collect()
     }
 
     /// Fails the log for good.
     pub(super) fn fail(&mut self, reason: &str) -> Vec<Answer> {
         self.condition = Condition::Failed(reason.to_owned());
         let waiters = self.waiters.drain(..);
-        waiters.map(|(_, sender)| (sender, Verdict::Failed(reason.to_owned()))).collect()
+        waiters.map(|(_, sender)| (sender, CommitResult::Failed(reason.to_owned()))).collect()
     }
 }

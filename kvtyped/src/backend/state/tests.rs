@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::effect::{Effect, Record};
-use super::log::{Log, Ticket, Verdict};
+use super::log::{CommitResult, Log, Ticket};
 use super::machine::StateMachine;
 use crate::backend::{Batch, Write, WriteKind};
 use crate::config::BucketConfig;
@@ -127,7 +127,7 @@ fn effects_rebuild_the_state_and_can_be_reverted() {
             }
 
             now += Duration::from_millis(random.random_range(0..1_500));
-            // A refused group of some operations, of which the writer has taken the first ones.
+            // The storage refuses some operations. The writer has taken the first ones.
             if random.random_bool(0.3) {
                 let before = snapshot(&mut machine);
                 let mut taken = Vec::new();
@@ -162,9 +162,8 @@ fn whole_operations_form_a_group() {
         let batch = Batch { writes, preconditions: Vec::new() };
         machine.change("b", Duration::ZERO, true, None, |bucket, now| bucket.commit(batch, now)).unwrap();
     }
-    let sizes: Vec<_> = std::iter::repeat_with(|| machine.log().unwrap().take_group(200).len())
-        .take_while(|size| *size > 0)
-        .collect();
+    let sizes: Vec<_> =
+        std::iter::repeat_with(|| machine.log().unwrap().take_group(200).len()).take_while(|size| *size > 0).collect();
     // The bucket and the first batch; the second and the third replace entries.
     assert_eq!(sizes, [6, 10, 10]);
 }
@@ -180,28 +179,28 @@ fn ticket_waits_for_its_effect() {
     };
     assert!(first.try_recv().is_err());
     assert_eq!(machine.log().unwrap().take_group(usize::MAX).len(), 1);
-    for (waiter, verdict) in machine.log().unwrap().committed(1) {
-        waiter.send(verdict).unwrap();
+    for (waiter, result) in machine.log().unwrap().committed(1) {
+        waiter.send(result).unwrap();
     }
-    assert!(matches!(first.try_recv(), Ok(Verdict::Durable)));
-    assert!(matches!(second.try_recv(), Ok(Verdict::Durable)));
+    assert!(matches!(first.try_recv(), Ok(CommitResult::Durable)));
+    assert!(matches!(second.try_recv(), Ok(CommitResult::Durable)));
     assert!(matches!(machine.ticket(1), Ticket::Durable));
 
     machine.delete("b", Duration::ZERO).unwrap();
     let Ticket::Pending(mut refused) = machine.full_ticket() else { panic!("the effect is not durable") };
-    for (waiter, verdict) in machine.refuse(Vec::new(), "full") {
-        waiter.send(verdict).unwrap();
+    for (waiter, result) in machine.refuse(Vec::new(), "full") {
+        waiter.send(result).unwrap();
     }
-    assert!(matches!(refused.try_recv(), Ok(Verdict::Refused(_))));
+    assert!(matches!(refused.try_recv(), Ok(CommitResult::Refused(_))));
     assert!(machine.peek("b").is_some(), "the deletion is reverted");
 
     machine.delete("b", Duration::ZERO).unwrap();
     let Ticket::Pending(mut failed) = machine.full_ticket() else { panic!("the effect is not durable") };
-    for (waiter, verdict) in machine.fail("broken") {
-        waiter.send(verdict).unwrap();
+    for (waiter, result) in machine.fail("broken") {
+        waiter.send(result).unwrap();
     }
-    assert!(matches!(failed.try_recv(), Ok(Verdict::Failed(_))));
+    assert!(matches!(failed.try_recv(), Ok(CommitResult::Failed(_))));
     assert!(machine.check().unwrap_err().to_string().contains("broken"));
     let Ticket::Pending(mut later) = machine.full_ticket() else { panic!("the effect is not durable") };
-    assert!(matches!(later.try_recv(), Ok(Verdict::Failed(_))), "a later ticket ends at once");
+    assert!(matches!(later.try_recv(), Ok(CommitResult::Failed(_))), "a later ticket ends at once");
 }
