@@ -14,6 +14,7 @@ mod epoch_conformance;
 mod entry_times;
 mod error_messages;
 mod expiry;
+mod file;
 mod filters;
 mod foreign;
 mod get_many;

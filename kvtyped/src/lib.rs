@@ -299,6 +299,10 @@ pub mod changing_a_model {}
 #[cfg(feature = "nats")]
 pub mod permissions {}
 
+#[doc = include_str!("../docs/durability.md")]
+#[cfg(feature = "file")]
+pub mod durability {}
+
 #[doc = include_str!("../docs/guarantees.md")]
 #[doc = include_str!("../docs/guarantees-table.md")]
 #[doc = include_str!("../docs/guarantees-limits.md")]
