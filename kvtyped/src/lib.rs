@@ -257,6 +257,7 @@ extern crate self as kvtyped;
 // From the top layer to the bottom layer. The lists of modules inside folders are in the opposite order. The store comes
 // first, because rustdoc lists its methods in the order of the modules.
 pub mod prelude;
+pub mod stream;
 mod store;
 pub mod connect;
 pub mod recipes;
@@ -268,6 +269,7 @@ pub mod conformance;
 pub mod backend;
 pub mod model;
 mod shutdown;
+mod host;
 mod error;
 pub mod codec;
 pub mod config;

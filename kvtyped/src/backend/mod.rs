@@ -208,6 +208,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// because another server may answer then.
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>>;
 
+    /// Returns the name that the program gave its connection, if any, for the default owner of leases.
+    fn connection_name(&self) -> Option<&str> {
+        None
+    }
+
     /// Creates a bucket. Unset settings get their defaults.
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>>;
 

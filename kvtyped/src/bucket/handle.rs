@@ -203,6 +203,11 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.schema.load()
     }
 
+    /// Returns the name that the program gave its connection, if any.
+    pub(crate) fn connection_name(&self) -> Option<&str> {
+        self.inner.backend.connection_name()
+    }
+
     /// Returns the server's clock.
     pub(crate) fn clock(&self) -> &Arc<BucketClock> {
         &self.inner.clock

@@ -19,6 +19,7 @@ use crate::recipes::location::{BucketLocation, check_bucket};
 use crate::recipes::open::{LazyBucket, awaitable_handle, location_options};
 use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::store::Store;
+use crate::ttl::Ttl;
 
 /// The recipe's part of a key.
 const RECIPE: &str = "rate";
@@ -227,6 +228,63 @@ impl RateLimiter {
         check.await.map_err(|error| error.with_context("check", self.bucket.name(), Some(&key.to_string())))
     }
 
+    /// Returns the quota of this handle.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// Returns the decision on one event, which does not count: nothing is written for the key.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # use kvtyped::recipes::Quota;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let api = Store::memory().rate_limiter("api", Quota::per_minute(1)).await?;
+    /// assert!(api.peek("client-1").await?.is_allowed());
+    /// assert!(api.check("client-1").await?.is_allowed());
+    /// assert!(api.peek("client-1").await?.retry_after().is_some());
+    ///
+    /// api.reset("client-1").await?;
+    /// assert_eq!(api.peek("client-1").await?.remaining(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of a read, and of the reading of the server's clock.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, nothing counts.
+    pub async fn peek(&self, key: &str) -> Result<RateLimitDecision> {
+        let key = RecipeKey::new(RECIPE, &self.name, key);
+        let peek = async {
+            let (limiter, timeout) = self.inner(self.timeout).await?;
+            limiter.peek(&key, 1, timeout).await
+        };
+        peek.await.map_err(|error| error.with_context("peek", self.bucket.name(), Some(&key.to_string())))
+    }
+
+    /// Forgets the events of a key, so that its full burst is available. Returns whether the key had counted events.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of a read and of a purge.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the events may or may not be forgotten.
+    pub async fn reset(&self, key: &str) -> Result<bool> {
+        let key = RecipeKey::new(RECIPE, &self.name, key);
+        let reset = async {
+            let (limiter, timeout) = self.inner(self.timeout).await?;
+            limiter.reset(&key, timeout).await
+        };
+        reset.await.map_err(|error| error.with_context("reset", self.bucket.name(), Some(&key.to_string())))
+    }
+
     /// Waits until an event is allowed, and counts it.
     ///
     /// ```
@@ -273,7 +331,7 @@ impl LimiterInner {
             )));
         }
         if events == 0 {
-            return self.peek(key, timeout).await;
+            return self.peek(key, 0, timeout).await;
         }
         let end = Instant::now().checked_add(timeout);
         clock.refresh(bucket, timeout).await?;
@@ -299,10 +357,8 @@ impl LimiterInner {
                 }
                 Err(denied) => denied,
             };
-            // Convert the wait to the slowest clock within the tolerated drift.
-            let wait = wait + wait / (MAX_DRIFT_DIVISOR - 1) + Duration::from_nanos(1);
             let denied =
-                RateLimitDecision { retry_after: Some(wait), remaining: gcra.remaining(record.value.used, now) };
+                RateLimitDecision { retry_after: Some(on_slowest_clock(wait)), remaining: gcra.remaining(record.value.used, now) };
             set_decision(denied);
             // A reset is stored although no event is allowed.
             record.value.used = reset.ok_or(denied)?;
@@ -316,15 +372,33 @@ impl LimiterInner {
         }
     }
 
-    /// Returns how many events are allowed now. Writes nothing under the key.
-    async fn peek(&self, key: &RecipeKey, timeout: Duration) -> Result<RateLimitDecision> {
+    /// Returns the decision on these events. Writes nothing under the key.
+    async fn peek(&self, key: &RecipeKey, events: u32, timeout: Duration) -> Result<RateLimitDecision> {
         let end = Instant::now().checked_add(timeout);
         self.clock.refresh(&self.bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         let entry = self.bucket.get(key).read(Read::Leader).timeout(left).await?;
         let used = entry.map_or_else(GcraState::default, |entry| entry.value.used);
         self.warn_if_other(used);
-        Ok(RateLimitDecision { retry_after: None, remaining: self.gcra.remaining(used, self.clock.now()) })
+        let now = self.clock.now();
+        let denied = if events == 0 { None } else { self.gcra.decide(used, events, now).err() };
+        let retry_after = denied.map(|Denied { wait, .. }| on_slowest_clock(wait));
+        Ok(RateLimitDecision { retry_after, remaining: self.gcra.remaining(used, now) })
+    }
+
+    /// Removes the record of a key. Returns whether there was one.
+    async fn reset(&self, key: &RecipeKey, timeout: Duration) -> Result<bool> {
+        let end = Instant::now().checked_add(timeout);
+        let left = || end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
+        loop {
+            let Some(entry) = self.bucket.get(key).read(Read::Leader).timeout(left()).await? else { return Ok(false) };
+            let purge = self.bucket.purge(key).if_revision(entry.revision()).ttl(Ttl::MIN);
+            match purge.timeout(left()).await {
+                // Another check counted an event.
+                Err(error) if error.is_conflict() => {}
+                removed => return removed.map(|_| true),
+            }
+        }
     }
 
     /// Two processes that use one name with different quotas keep neither quota. Log it once for each handle.
@@ -334,6 +408,11 @@ impl LimiterInner {
             tracing::warn!(%name, ?quota, "the rate limiter was used with another quota; this one applies from now on");
         }
     }
+}
+
+/// Converts a wait to the slowest clock within the tolerated drift.
+fn on_slowest_clock(wait: Duration) -> Duration {
+    wait + wait / (MAX_DRIFT_DIVISOR - 1) + Duration::from_nanos(1)
 }
 
 impl fmt::Debug for RateLimiter {
