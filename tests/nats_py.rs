@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kvtyped::bucket::OpenBucket;
 use kvtyped::codec::Text;
-use kvtyped::config::Republish;
+use kvtyped::config::{Republish, WriteEpochs};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Read, Storage, Ttl, Version};
 use serde_json::{Value, json};
@@ -46,6 +46,31 @@ struct Setting {
 #[kv(key = "lease.{id}", history = 1)]
 struct Lease {
     id: u64,
+}
+
+/// A client that does not know write epochs writes to an open bucket and not to a closed one. It reads both.
+#[tokio::test]
+async fn nats_py_writes_only_to_bucket_with_open_epochs() {
+    needs!(WriteEpochs);
+    let World { store, .. } = World::nats().await;
+    for (epochs, is_open) in [(WriteEpochs::Open, true), (WriteEpochs::Closed, false)] {
+        let name = unique("epochs");
+        let documents: Bucket<Document> = store.bucket().name(&name).write_epochs(epochs).await.unwrap();
+        documents.put(&Document { name: "a".into(), text: "ours".into() }).await.unwrap();
+        let theirs = json!({ "name": "a", "text": "theirs" }).to_string();
+        let steps =
+            json!([["get", "doc.a"], ["put", "doc.a", theirs], ["update", "doc.a", theirs, 1], ["delete", "doc.a"]]);
+        let reported = python(documents.name(), steps).await;
+        assert_eq!(reported[0]["revision"], 1, "{reported:?}");
+        for (step, wanted) in [(1, json!(2)), (3, json!(true))] {
+            match is_open {
+                true => assert_eq!(reported[step], wanted, "{reported:?}"),
+                false => assert!(reported[step]["error"].is_string(), "{reported:?}"),
+            }
+        }
+        let found = documents.get(&DocumentKey::new("a")).read(Read::Leader).await.unwrap();
+        assert_eq!(found.map(|entry| entry.text.clone()), (!is_open).then(|| "ours".to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -72,6 +72,7 @@ const ROOT: &[&str] = &[
     "Ttl",
     "UnknownFields",
     "Version",
+    "golden",
 ];
 
 /// The names of the prelude, apart from anonymous traits. No name is common in other crates.

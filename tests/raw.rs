@@ -233,7 +233,9 @@ fn subject_filters_are_checked() {
         assert_eq!(Filter::<RawRecord>::subject(legal).unwrap().to_string(), legal);
     }
     let long = format!("{}.>", "a".repeat(Key::MAX_BYTES + 1));
-    for illegal in ["", ".", "a.", ".a", "a..b", "a.>.b", ">.a", "a>", "a*", "*a.b", "a b", "a\r\nb", "é", "a.*>", &long] {
+    for illegal in
+        ["", ".", "a.", ".a", "a..b", "a.>.b", ">.a", "a>", "a*", "*a.b", "a b", "a\r\nb", "é", "a.*>", &long]
+    {
         let error = Filter::<RawRecord>::subject(illegal).unwrap_err();
         assert!(!error.to_string().is_empty(), "{illegal:?}");
     }

@@ -437,8 +437,6 @@ async fn unreadable_version_and_encoding_are_errors() {
     assert_eq!(error(RecordHeaders::of_version(Some(1))).await, Ok(()));
     let text = error(RecordHeaders::of_version(Some(0))).await.unwrap_err();
     assert!(text.contains("schema version of the record is not a number"), "{text}");
-    let mut headers = RecordHeaders::default();
-    headers.encoding = Some("zstd".into());
-    let text = error(headers).await.unwrap_err();
+    let text = error(RecordHeaders::default().with_encoding(Some("zstd"))).await.unwrap_err();
     assert!(text.contains("zstd"), "{text}");
 }

@@ -2,5 +2,6 @@
 
 mod codecs;
 mod keys;
+mod schemas;
 #[allow(dead_code, reason = "the tests of hostile input need more of it")]
 mod shapes;

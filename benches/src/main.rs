@@ -19,6 +19,7 @@ mod record;
 mod report;
 mod single;
 mod sizes;
+mod versions;
 mod watching;
 mod workers;
 mod world;
@@ -26,8 +27,20 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 11] =
-    ["single", "embedded", "contention", "many", "lists", "watching", "sizes", "memory", "locks", "pure", "derive"];
+const GROUPS: [&str; 12] = [
+    "single",
+    "embedded",
+    "contention",
+    "many",
+    "lists",
+    "watching",
+    "versions",
+    "sizes",
+    "memory",
+    "locks",
+    "pure",
+    "derive",
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,6 +81,7 @@ async fn measure(group: &str, world: &mut World) {
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,
         "watching" => watching::measure(world).await,
+        "versions" => versions::measure(world).await,
         "sizes" => sizes::measure(world).await,
         "memory" => memory::measure(world).await,
         "locks" => locks::measure(world).await,

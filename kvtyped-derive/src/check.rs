@@ -1,7 +1,7 @@
 //! The rules about the values of attributes, and about several attributes together.
 
 use quote::ToTokens;
-use syn::{GenericParam, Type};
+use syn::{GenericParam, Generics, Type};
 
 use crate::ctxt::Ctxt;
 use crate::model::{Field, Model, Segment, ungrouped};
@@ -16,7 +16,7 @@ pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
     check_single_value_field(model, ctxt);
     check_value_not_in_key(model, ctxt);
     check_every_field_stored(model, ctxt);
-    check_no_lifetimes(model, ctxt);
+    check_no_lifetimes(&model.input.generics, "a model", ctxt);
     check_serde_reads_key_fields(model, ctxt);
     check_key_codec(model, ctxt);
     version::check(model, ctxt);
@@ -125,11 +125,11 @@ fn check_every_field_stored(model: &Model<'_>, ctxt: &mut Ctxt) {
     }
 }
 
-fn check_no_lifetimes(model: &Model<'_>, ctxt: &mut Ctxt) {
-    for param in &model.input.generics.params {
+pub(crate) fn check_no_lifetimes(generics: &Generics, subject: &str, ctxt: &mut Ctxt) {
+    for param in &generics.params {
         if let GenericParam::Lifetime(lifetime) = param {
             let message = format!(
-                "a model cannot have lifetime parameters, because it owns its data; remove `{}` and use owned types",
+                "{subject} cannot have lifetime parameters, because it owns its data; remove `{}` and use owned types",
                 lifetime.lifetime.to_token_stream()
             );
             ctxt.error(param, message);

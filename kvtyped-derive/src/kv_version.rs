@@ -5,6 +5,7 @@ use quote::{ToTokens, quote};
 use syn::{Data, DeriveInput, Error, Field, Ident, Path, Type, WherePredicate, parse_quote};
 
 use crate::attr::{self, Versions};
+use crate::check::check_no_lifetimes;
 use crate::ctxt::Ctxt;
 use crate::expand::respanned;
 use crate::expand::version::{self as expand_version, Chain};
@@ -26,12 +27,15 @@ struct Shape {
     version: Version,
     codec: Option<Type>,
     private: TokenStream,
+    /// Whether the attributes have no errors. The code for invalid ones passes the checks of the next version.
+    is_valid: bool,
 }
 
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream, Error> {
     let mut ctxt = Ctxt::default();
     let attrs = container(input, &mut ctxt);
     check_fields(input, &mut ctxt);
+    check_no_lifetimes(&input.generics, "a version", &mut ctxt);
     if attrs.versions.version.is_none() {
         let message = format!("`{}` has no version; add `#[kv(version = 1)]`", input.ident);
         ctxt.error(&input.ident, message);
@@ -40,15 +44,17 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream, Error> {
     let private = private(&attrs);
     let version = Version::resolve(attrs.versions, &mut ctxt);
     ctxt.end_of_phase()?;
-    Ok(expand(input, &Shape { version, codec: attrs.codec, private }))
+    Ok(expand(input, &Shape { version, codec: attrs.codec, private, is_valid: true }))
 }
 
 /// Generates the implementation of an invalid version, so that its uses elsewhere cause no further errors.
 pub(crate) fn fallback(input: &DeriveInput) -> TokenStream {
-    let private = private(&container(input, &mut Ctxt::default()));
+    let attrs = container(input, &mut Ctxt::default());
+    let private = private(&attrs);
     let codec = parse_quote!(#private::UncompiledCodec<#private::Json>);
-    let version = Version { number: 1, upgrade_from: None, writes: None };
-    expand(input, &Shape { version, codec: Some(codec), private })
+    let number = attrs.versions.version.and_then(|literal| literal.base10_parse().ok());
+    let version = Version { number: number.unwrap_or(1), upgrade_from: None, writes: None };
+    expand(input, &Shape { version, codec: Some(codec), private, is_valid: false })
 }
 
 fn private(attrs: &Container) -> TokenStream {
@@ -67,7 +73,7 @@ fn container(input: &DeriveInput, ctxt: &mut Ctxt) -> Container {
         "crate" => attr::set_once(&mut found.krate, name, || attr::krate(input, name)),
         other if attr::is_of_model(other) => Err(Error::new_spanned(
             name,
-            format!("`{other}` is an attribute of a model; an older version has a shape only, so remove it"),
+            format!("`{other}` is an attribute of a model; remove it, or derive `KvModel` alone"),
         )),
         other => Err(attr::unknown(name, names::suggest(other, NAMES))),
     });
@@ -91,7 +97,7 @@ fn check_fields(input: &DeriveInput, ctxt: &mut Ctxt) {
             "version" => attr::set_once(&mut mark, name, || attr::flag(input, name)),
             "key" | "value" => Err(Error::new_spanned(
                 name,
-                format!("`{name}` is an attribute of a model; an older version has a shape only, so remove it"),
+                format!("`{name}` is an attribute of a model; remove it, or derive `KvModel` alone"),
             )),
             other => Err(attr::unknown(name, names::suggest(other, ["version"]))),
         });
@@ -103,7 +109,7 @@ fn check_fields(input: &DeriveInput, ctxt: &mut Ctxt) {
     }
 }
 
-fn expand(input: &DeriveInput, Shape { version, codec, private }: &Shape) -> TokenStream {
+fn expand(input: &DeriveInput, Shape { version, codec, private, is_valid }: &Shape) -> TokenStream {
     let ident = &input.ident;
     let (_, ty_generics, _) = input.generics.split_for_impl();
     let ty_generics = ty_generics.to_token_stream();
@@ -121,9 +127,9 @@ fn expand(input: &DeriveInput, Shape { version, codec, private }: &Shape) -> Tok
     };
     let (impl_generics, _, where_clause) = generics.split_for_impl();
     let number = version.number;
-    let (oldest, decode) = match version.upgrade_from {
-        Some(_) => (quote!(#private::oldest::<Self>(#number)), quote!(decode_next)),
-        None => (quote!(#number), quote!(decode_first)),
+    let (oldest, decode, schemas) = match version.upgrade_from {
+        Some(_) => (quote!(#private::oldest::<Self>(#number)), quote!(decode_next), quote!(schemas_next)),
+        None => (quote!(#number), quote!(decode_first), quote!(schemas_first)),
     };
     let writes = version.writes.as_ref().map(|(oldest, _)| {
         quote! {
@@ -137,6 +143,13 @@ fn expand(input: &DeriveInput, Shape { version, codec, private }: &Shape) -> Tok
             }
         }
     });
+    let writes = if *is_valid {
+        writes
+    } else {
+        Some(quote!(
+            const WRITES: ::core::primitive::u32 = 1;
+        ))
+    };
     let chain = Chain {
         private,
         ident,
@@ -163,6 +176,10 @@ fn expand(input: &DeriveInput, Shape { version, codec, private }: &Shape) -> Tok
                 bytes: &[::core::primitive::u8],
             ) -> ::core::result::Result<Self, #private::DecodeError> {
                 #private::#decode(version, bytes)
+            }
+
+            fn __schemas() -> ::std::vec::Vec<#private::VersionSchema> {
+                #private::#schemas::<Self>()
             }
 
             #writes

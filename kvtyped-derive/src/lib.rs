@@ -1,4 +1,5 @@
-//! The derive macros of `kvtyped`: [`KvModel`](macro@KvModel) and [`KeySegment`](macro@KeySegment).
+//! The derive macros of `kvtyped`: [`KvModel`](macro@KvModel), [`KvVersion`](macro@KvVersion) and
+//! [`KeySegment`](macro@KeySegment).
 //!
 //! Use them through `kvtyped`, which exports both. Its documentation has examples that run.
 //!
@@ -80,6 +81,13 @@ use crate::ctxt::Ctxt;
 /// | `description` | string | Description of the bucket. | unset | `description = "user sessions"` |
 /// | `limit_markers` | duration or `"off"` | Time that the delete marker of an expired record stays, at least `1s`. A shorter `ttl` of the bucket removes it earlier. | unset; a new bucket has `5m` if the server supports markers and the limits of the bucket allow it | `limit_markers = "5m"` |
 /// | `rollups` | flag | Whether a message may replace stored records. Purges, the TTL of a single record and locks require it, see `BucketConfig::rollups`. `limit_markers` requires it too. | allowed | `rollups = false` |
+/// | `write_epochs` | string | `"open"` or `"closed"`: whether writes name a write epoch, see `BucketConfig::write_epochs`. | unset; a new bucket has no write epochs | `write_epochs = "open"` |
+/// | `name` | string | Name of the model in the metadata of its bucket: `[a-z0-9_-]+`, at most 64 characters. | name of the struct in `snake_case` | `name = "user"` |
+/// | `version` | integer | Schema version of the stored type, from 1, see [below](#schema-versions). | 1 | `version = 2` |
+/// | `upgrade_from` | type | Type of the previous version, which implements `KvVersion`. | none; older records are refused | `upgrade_from = UserV1` |
+/// | `writes` | integer | Oldest version that the program can write. | `version` | `writes = 1` |
+/// | `unversioned` | integer | Version of a record without one. | 1 | `unversioned = 2` |
+/// | `newer` | string | `"keep"` or `"refuse"`: the rule for records of a newer version. | `"refuse"` | `newer = "keep"` |
 /// | `crate` | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
 ///
 /// An unset attribute does not change the setting of an existing bucket. An exception is `rollups`: a bucket that denies
@@ -99,6 +107,7 @@ use crate::ctxt::Ctxt;
 /// |---|---|---|---|---|
 /// | `key` | none | The field is one segment of the key. Marked fields keep their order. Excludes the attribute `key` of the struct. | not marked | `#[kv(key)]` |
 /// | `value` | none | Only this field is stored. At most one field has the mark, and all other fields are key fields. The struct itself requires neither `Serialize` nor `Deserialize`. | the whole struct is stored | `#[kv(value)]` |
+/// | `version` | none | The field, a `u32`, holds the schema version of the record. Excludes `#[kv(value)]`. Requires a codec with named fields. | the version is a header | `#[kv(version)]` |
 ///
 /// # Template of the key
 ///
@@ -124,6 +133,34 @@ use crate::ctxt::Ctxt;
 /// | `"base64"` | orbit | no `=` in the template |
 /// | `"base64-nats-js"` | nats.js | no `=` in the template |
 /// | `"path"` | orbit | the template is one rest field: `key = "{path..}"` |
+///
+/// # Schema versions
+///
+/// A record stores the version of its type. A model reads its own version and the versions of the chain of `upgrade_from`:
+///
+/// ```text
+/// #[derive(Clone, Serialize, Deserialize, KvModel)]
+/// #[kv(key = "{id}", version = 3, upgrade_from = UserV2, writes = 2)]
+/// struct User { id: u64, first: String, last: String, email: Option<String> }
+///
+/// #[derive(Serialize, Deserialize, KvVersion)]
+/// #[kv(version = 2)]
+/// struct UserV2 { id: u64, first: String, last: String }
+///
+/// impl From<UserV2> for User { .. }     // or TryFrom, if some records cannot be upgraded
+/// impl From<User> for UserV2 { .. }     // for `writes = 2`
+/// ```
+///
+/// * `version` must be above the version of `upgrade_from`. The macro checks this at compile time. For a type with
+///   parameters, only a build checks it, and `cargo check` does not.
+/// * In a model with `#[kv(value)]`, the version is that of the value. `upgrade_from` names the previous type of the
+///   value.
+/// * `writes` requires a conversion back and `Clone`. To write versions before the previous one, each type in between
+///   has its own `writes`.
+/// * `newer = "keep"` decodes a newer record by the shape of this version, and a write keeps the version of the record.
+///   The model needs a field `#[serde(flatten)] rest: UnknownFields`, and a codec with named fields. An alias of that
+///   type is not recognized. Fields inside nested structs need their own `UnknownFields`.
+/// * The stored name of the field with `#[kv(version)]` follows `rename` and `rename_all` of serde.
 #[proc_macro_derive(KvModel, attributes(kv))]
 pub fn derive_kv_model(input: TokenStream) -> TokenStream {
     let input = self_type::replace_self(parse_macro_input!(input as DeriveInput));
@@ -188,13 +225,27 @@ pub fn derive_key_segment(input: TokenStream) -> TokenStream {
     tokens.into()
 }
 
-/// Turns a type into an older version of a model's stored type.
+/// Turns a struct or an enum into an older version of a stored type.
 ///
 /// ```text
 /// #[derive(Serialize, Deserialize, KvVersion)]
 /// #[kv(version = 2, upgrade_from = UserV1)]
 /// struct UserV2 { id: u64, first: String, last: String }
 /// ```
+///
+/// An older version has a shape only: no key, no bucket, no settings. The model names it in `upgrade_from`. A model
+/// itself implements `KvVersion` by its own derive. The trait `kvtyped::KvVersion` has an example that runs.
+///
+/// # Attributes
+///
+/// | attribute | on | type | meaning | default | example |
+/// |---|---|---|---|---|---|
+/// | `version` | type | integer | Number of the version, from 1. Required. | none | `version = 2` |
+/// | `upgrade_from` | type | type | Type of the version before. Requires `From` or `TryFrom`. | none; older records are refused | `upgrade_from = UserV1` |
+/// | `writes` | type | integer | Oldest version that a record can be converted back to. Requires `Clone` and a conversion into the type of `upgrade_from`. | `version` | `writes = 1` |
+/// | `codec` | type | type | `Codec` of this version. Required if the newer version has another codec than `Json`. | `Json` | `codec = MsgPack` |
+/// | `crate` | type | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
+/// | `version` | field | none | The field, a `u32`, holds the version. | the version is a header | `#[kv(version)]` |
 #[proc_macro_derive(KvVersion, attributes(kv))]
 pub fn derive_kv_version(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

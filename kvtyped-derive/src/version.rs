@@ -112,8 +112,13 @@ pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
     let is_rest = |field: &&Field<'_>| field.serde.flatten && is_unknown_fields(field.ty);
     let rest = model.fields.iter().position(|field| is_rest(&field));
     if let (None, Some(keep)) = (rest, &model.schema.keeps_newer) {
-        let message = "`newer = \"keep\"` needs a field for the fields of the newer version; \
-                       add `#[serde(flatten)] rest: kvtyped::UnknownFields`";
+        let message = match model.value_field() {
+            Some(_) => "a model with `#[kv(value)]` cannot keep newer records; remove one of the two attributes",
+            None => {
+                "`newer = \"keep\"` needs a field for the fields of the newer version; \
+                 add `#[serde(flatten)] rest: kvtyped::UnknownFields`"
+            }
+        };
         ctxt.error(keep, message);
     }
     let after = model.fields.iter().skip(rest.map_or(usize::MAX, |rest| rest.saturating_add(1)));

@@ -248,7 +248,12 @@
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
 //! | `uuid` | no | `Uuid` as a segment of a key |
+//! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
+//! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
+//! | `tower` | no | a rate limit layer for tower services |
+//! | `axum-0_8` | no | errors, `ETag` and `If-Match` for axum |
+//! | `secrecy-0_10` | no | secret strings in records |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
@@ -259,7 +264,10 @@ extern crate self as kvtyped;
 pub mod prelude;
 pub mod stream;
 mod store;
+#[cfg(any(feature = "tower-sessions-0_15", feature = "tower", feature = "axum-0_8", feature = "secrecy-0_10"))]
+pub mod integrations;
 pub mod connect;
+pub mod maintenance;
 pub mod recipes;
 pub mod txn;
 pub mod watch;
@@ -272,6 +280,7 @@ mod shutdown;
 mod host;
 mod error;
 pub mod codec;
+pub mod schema;
 pub mod config;
 pub mod key;
 mod revision;
@@ -283,6 +292,10 @@ mod jitter;
 #[doc = include_str!("../docs/performance-costs.md")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
+
+#[doc = include_str!("../docs/changing-a-model.md")]
+#[cfg(feature = "nats")]
+pub mod changing_a_model {}
 
 #[doc = include_str!("../docs/permissions.md")]
 #[cfg(feature = "nats")]
@@ -306,7 +319,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, RawRecord, SingleRevision, UnknownFields};
+pub use crate::model::{Filter, KvModel, KvVersion, RawRecord, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

@@ -10,9 +10,11 @@ pub use crate::config::{BucketConfig, Storage, WriteEpochs};
 pub use crate::key::{
     Key, KeyBuilder, KeyCodec, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
 };
+pub use crate::model::VersionSchema;
 pub use crate::model::upgraded::{
-    Downgraded, Upgraded, can_write, decode_first, decode_next, encode_version, is_older, model_names_codec, oldest,
-    schema_first, schema_next, schema_writes, version_names_codec,
+    Downgraded, Upgraded, can_write, decode_first, decode_next, encode_version, is_older, is_version,
+    model_names_codec, oldest, schema_first, schema_next, schema_writes, schemas_first, schemas_next,
+    version_names_codec,
 };
 pub use crate::model::{DecodeError, DowngradeTo, UpgradeFrom};
 pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, SingleRevision, VersionField};

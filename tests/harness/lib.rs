@@ -36,5 +36,6 @@ mod watchdog;
 pub mod raw_client;
 
 pub use cluster::Cluster;
+pub use ports::free_port;
 pub use proxy::{Mode, Proxy};
 pub use server::{Server, shared};

@@ -8,6 +8,11 @@ use std::net::TcpListener;
 /// keeps reconnecting may connect to itself.
 const RANGE: std::ops::Range<u64> = 10_000..32_000;
 
+/// Returns a free port, for a part of a server that the harness does not configure.
+pub fn free_port() -> u16 {
+    free(1)[0]
+}
+
 /// Returns distinct free ports. Another process may still take one first. If a server cannot bind, the caller must
 /// retry with new ports.
 pub(crate) fn free(count: usize) -> Vec<u16> {

@@ -13,12 +13,12 @@ fn round_trip<C: Codec<V>, V: PartialEq + Debug>(value: &V) {
 }
 
 /// Runs a test with a stack of 2 MiB, the size for tests and tokio tasks, regardless of `RUST_MIN_STACK`.
-fn on_two_mebibytes(test: impl FnOnce() + Send + 'static) {
+pub(super) fn on_two_mebibytes(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(test).unwrap();
     thread.join().unwrap();
 }
 
-fn nested(open: &[u8], core: &[u8], close: &[u8], depth: usize) -> Vec<u8> {
+pub(super) fn nested(open: &[u8], core: &[u8], close: &[u8], depth: usize) -> Vec<u8> {
     [open.repeat(depth), core.to_vec(), close.repeat(depth)].concat()
 }
 

@@ -8,6 +8,7 @@ mod client;
 mod corpus;
 mod foreign;
 mod memory;
+mod unknown_fields;
 
 // The properties of the fuzz targets. The files of the derive that they include refer to this module as `ctxt`.
 #[path = "../../kvtyped-derive/src/ctxt.rs"]

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use futures::future::join_all;
 use harness::{Cluster, Server, wait};
 use kvtyped::Event;
+use kvtyped::config::WriteEpochs;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, ReadBucket};
 use serde_json::Value;
@@ -314,6 +315,43 @@ async fn writer_role_can_only_write_its_bucket() {
     denied.is("locks elsewhere", store.locks("locks")).await;
     denied.is("destroy", sessions.destroy()).await;
     denied.tell("writer");
+}
+
+/// In a bucket with write epochs, a writer and a tenant need the subjects of the epochs, and no others.
+#[tokio::test]
+async fn writer_roles_need_subjects_of_write_epochs() {
+    needs!(Locks);
+    let in_epochs = |role: &str, plain: &str, epochs: &str| {
+        let whole = block(role);
+        assert!(whole.contains(plain) && PAGE.contains(&epochs.replace('"', "`")), "the page names {epochs}");
+        whole.replace(plain, epochs)
+    };
+    let writer = in_epochs("Writer", "\"$KV.sessions.>\"", "\"$KV.=w.sessions.>\"");
+    let tenant = in_epochs("Tenant", "\"$KV.sessions.acme.>\"", "\"$KV.=w.sessions.*.acme.>\"");
+    let old = block("Writer").replace("_INBOX_writer", "_INBOX_old");
+    let site = TestAccounts::new(&[("writer".into(), writer), ("acme".into(), tenant), ("old".into(), old)]).await;
+    let admin = site.connect("admin", "").await;
+    let bucket = admin.bucket::<Session>().write_epochs(WriteEpochs::Closed);
+    bucket.on_drift(Drift::Update).await.expect("the bucket gets write epochs");
+
+    let store = site.connect("writer", "_INBOX_writer").await;
+    let sessions: Bucket<Session> = store.bucket().must_exist().await.expect("it may be opened");
+    work::reading(&sessions, "acme").await.expect("it may be read");
+    work::writing(&sessions, "acme", 1_000).await.expect("it may be written");
+    if !Feature::Transactions.is_missing_and_reported().await {
+        work::transacting(&sessions).await.expect("it may be written atomically");
+    }
+    assert_eq!(site.violations("writer"), [""; 0]);
+    let restricted = format!("{}&restricted=true", url(site.server(), "acme", "_INBOX_acme"));
+    let tenant = Store::connect(restricted).timeout(PATIENT).await.expect("it is let in");
+    let sessions: Bucket<Session> = tenant.bucket().must_exist().await.expect("it may be opened");
+    sessions.put(&Session::new("acme", 1)).await.expect("it may be written");
+    let denied = Denied::default();
+    denied.is("put of another tenant", sessions.put(&Session::new("beta", 1))).await;
+    let old = site.connect("old", "_INBOX_old").await;
+    let sessions: Bucket<Session> = old.bucket().must_exist().await.expect("it may be opened");
+    denied.is("put", sessions.put(&Session::new("acme", 1))).await;
+    denied.tell("write epochs");
 }
 
 /// P38, P39.

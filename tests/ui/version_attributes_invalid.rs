@@ -56,8 +56,14 @@ struct UnversionedWithoutVersion {
 }
 
 #[derive(Serialize, Deserialize, KvModel)]
-#[kv(key = "{id}", name = "User", newer = "kep", write_epochs = "shut")]
+#[kv(key = "{id}", name = "User", newer = "kep")]
 struct Names {
+    id: u64,
+}
+
+#[derive(Serialize, Deserialize, KvModel)]
+#[kv(key = "{id}", write_epochs = "shut")]
+struct Epochs {
     id: u64,
 }
 
@@ -86,6 +92,33 @@ struct Old {}
 union Either {
     a: u8,
     b: u8,
+}
+
+#[derive(KvVersion)]
+#[kv(version = 1)]
+struct Borrowed<'a> {
+    text: &'a str,
+}
+
+// The next version of an invalid version has no further error.
+#[derive(Serialize, Deserialize, KvVersion)]
+#[kv(version = 2, upgrade_from = Unnumbered, sealed)]
+struct Next {}
+
+#[derive(Clone, Serialize, Deserialize, KvModel)]
+#[kv(key = "app", version = 3, upgrade_from = Next, writes = 2)]
+struct App {}
+
+impl From<Next> for App {
+    fn from(_: Next) -> Self {
+        Self {}
+    }
+}
+
+impl From<App> for Next {
+    fn from(_: App) -> Self {
+        Self {}
+    }
 }
 
 fn main() {}

@@ -78,9 +78,19 @@ impl Chain<'_> {
             format!("`{name}` has the default codec, and `{own}` has another: add `codec = ..` to `{name}`"),
         );
         let writes = version.writes.as_ref().map(|(oldest, literal)| {
-            let message =
-                format!("`{name}` cannot be written as version {oldest}: add `writes = {oldest}` to `{name}`");
-            check(literal.span(), quote!(#private::can_write::<#ident>(#oldest)), message)
+            let exists = check(
+                literal.span(),
+                quote!(#private::is_version::<#ident>(#oldest)),
+                format!(
+                    "there is no version {oldest}, because `{name}` is older: set `writes` to the version of `{name}`"
+                ),
+            );
+            let can_write = check(
+                literal.span(),
+                quote!(#private::can_write::<#ident>(#oldest)),
+                format!("`{name}` cannot be written as version {oldest}: add `writes = {oldest}` to `{name}`"),
+            );
+            quote!(#exists #can_write)
         });
         quote! { #older #codec #writes }
     }

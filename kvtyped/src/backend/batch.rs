@@ -31,10 +31,16 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidBatch` if a key is written twice or expected to have two revisions, or if there are more
-    /// messages than [`MAX_MESSAGES`](Self::MAX_MESSAGES).
+    /// Returns `InvalidBatch` if a key is written twice or expected to have two revisions, if the writes have different
+    /// epochs, or if there are more messages than [`MAX_MESSAGES`](Self::MAX_MESSAGES).
     pub fn messages(self) -> Result<Vec<Write>> {
         let Self { mut writes, preconditions: checks } = self;
+        // The markers have the epoch of the writes.
+        let epoch = writes.first().and_then(|write| write.epoch);
+        if let Some(other) = writes.iter().find(|write| write.epoch != epoch) {
+            let reason = "its writes have different write epochs; give all of them the same epoch";
+            return Err(invalid(reason.to_owned()).with_key(other.key.as_str()));
+        }
         let mut written = BTreeMap::new();
         for (index, write) in writes.iter().enumerate() {
             if written.insert(write.key.clone(), index).is_some() {
@@ -64,7 +70,7 @@ impl Batch {
         }
         for (index, precondition) in elsewhere.enumerate() {
             let marker = Write::new(Key::new(format!("{}.{index}", Self::CHECK_KEY_PREFIX))?, WriteKind::Delete);
-            writes.push(Write { precondition: Some(precondition), ..marker });
+            writes.push(Write { precondition: Some(precondition), epoch, ..marker });
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
@@ -145,6 +151,16 @@ mod tests {
         let contradiction =
             Batch { writes: vec![write("a").if_revision(Revision::new(1))], preconditions: vec![precondition("a", 2)] };
         assert_eq!(refusal(contradiction).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn batch_has_one_epoch() {
+        let of = |epoch| Write { epoch, ..write("a") };
+        let mixed = Batch { writes: vec![of(Some(7)), write("b")], preconditions: Vec::new() };
+        assert!(matches!(mixed.messages().unwrap_err().kind(), ErrorKind::InvalidBatch { .. }));
+        let preconditions = vec![precondition("x", 1), precondition("y", 2)];
+        let messages = Batch { writes: vec![of(Some(7))], preconditions }.messages().unwrap();
+        assert_eq!(messages.iter().map(|message| message.epoch).collect::<Vec<_>>(), [Some(7), Some(7)]);
     }
 
     #[test]

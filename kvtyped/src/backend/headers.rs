@@ -4,28 +4,31 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::revision::Revision;
+
 /// The headers of a record that describe its bytes: plain data that a backend stores with the value and returns with it.
 ///
 /// A write that stores the bytes of an existing record again, such as [`touch`](crate::Bucket::touch), writes the headers
 /// that it found. Its `Debug` output does not contain the signature.
 #[derive(Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
 pub struct RecordHeaders {
     /// `Kvtyped-Version`: the schema version of the record. `None` without the header. Zero if the header is present
     /// and is no version, which no program can read.
     pub version: Option<u32>,
-    /// `Kvtyped-Encoding`: the encodings of the body, in the order of their application.
-    pub encoding: Option<Box<str>>,
-    /// `Kvtyped-Key-Id`: the id of the key that sealed or signed the body.
-    pub key_id: Option<Box<str>>,
-    /// `Kvtyped-Signature`: the signature of the body.
-    pub signature: Option<Bytes>,
-    /// `Kvtyped-Cause`: the reason of a write that no caller asked for, such as [`REWRITE`](Self::REWRITE).
-    pub cause: Option<Box<str>>,
+    /// The headers that few records have. Boxed, because every entry in memory has room for this type.
+    rare: Option<Box<RareHeaders>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Default)]
+struct RareHeaders {
+    encoding: Option<Box<str>>,
+    key_id: Option<Box<str>>,
+    signature: Option<Bytes>,
+    cause: Option<Box<str>>,
 }
 
 impl RecordHeaders {
-    /// The name of the header for [`version`](Self::version).
+    /// The name of the header for `version`.
     pub const VERSION: &str = "Kvtyped-Version";
     /// The name of the header for [`encoding`](Self::encoding).
     pub const ENCODING: &str = "Kvtyped-Encoding";
@@ -36,11 +39,12 @@ impl RecordHeaders {
     /// The name of the header for [`cause`](Self::cause).
     pub const CAUSE: &str = "Kvtyped-Cause";
 
-    /// The [`cause`](Self::cause) of a record that a migration wrote.
+    /// The first word of the [`cause`](Self::cause) of a record that a migration wrote. The second word is the revision
+    /// of the last write that was not a rewrite: `rewrite 17`.
     pub const REWRITE: &str = "rewrite";
 
     /// No headers.
-    pub const NONE: Self = Self { version: None, encoding: None, key_id: None, signature: None, cause: None };
+    pub const NONE: Self = Self { version: None, rare: None };
 
     /// Creates the headers of a record of this schema version. Version 1 is the version of a record without the header,
     /// so `None` writes no header.
@@ -48,13 +52,78 @@ impl RecordHeaders {
         Self { version, ..Self::default() }
     }
 
+    /// Returns the encodings of the body, in the order of their application: `Kvtyped-Encoding`.
+    pub fn encoding(&self) -> Option<&str> {
+        self.rare.as_ref()?.encoding.as_deref()
+    }
+
+    /// Returns the id of the key that sealed or signed the body: `Kvtyped-Key-Id`.
+    pub fn key_id(&self) -> Option<&str> {
+        self.rare.as_ref()?.key_id.as_deref()
+    }
+
+    /// Returns the signature of the body: `Kvtyped-Signature`.
+    pub fn signature(&self) -> Option<&Bytes> {
+        self.rare.as_ref()?.signature.as_ref()
+    }
+
+    /// Returns the reason of a write that no caller asked for, such as [`REWRITE`](Self::REWRITE): `Kvtyped-Cause`.
+    pub fn cause(&self) -> Option<&str> {
+        self.rare.as_ref()?.cause.as_deref()
+    }
+
+    /// Sets or removes the encodings of the body.
+    #[must_use]
+    pub fn with_encoding(self, encoding: Option<&str>) -> Self {
+        self.with(|rare| rare.encoding = encoding.map(Into::into))
+    }
+
+    /// Sets or removes the id of the key that sealed or signed the body.
+    #[must_use]
+    pub fn with_key_id(self, key_id: Option<&str>) -> Self {
+        self.with(|rare| rare.key_id = key_id.map(Into::into))
+    }
+
+    /// Sets or removes the signature of the body.
+    #[must_use]
+    pub fn with_signature(self, signature: Option<Bytes>) -> Self {
+        self.with(|rare| rare.signature = signature)
+    }
+
+    /// Sets or removes the reason of the write.
+    #[must_use]
+    pub fn with_cause(self, cause: Option<&str>) -> Self {
+        self.with(|rare| rare.cause = cause.map(Into::into))
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut RareHeaders)) -> Self {
+        let mut rare = self.rare.take().unwrap_or_default();
+        set(&mut rare);
+        self.rare = Some(rare).filter(|rare| **rare != RareHeaders::default());
+        self
+    }
+
+    /// Returns the [cause](Self::cause) of a rewrite. `source` is the revision of the last write of the record that was
+    /// not a rewrite.
+    pub(crate) fn rewrite_cause(source: Revision) -> String {
+        format!("{} {source}", Self::REWRITE)
+    }
+
+    /// Returns the revision that a rewrite names. `None` for a write that is not a rewrite.
+    pub(crate) fn rewrite_of(&self) -> Option<Revision> {
+        let source = self.cause()?.strip_prefix(Self::REWRITE)?.strip_prefix(' ')?;
+        source.parse().ok().map(Revision::new)
+    }
+
     /// Calls `line` with each header that is set.
     pub fn for_each(&self, mut line: impl FnMut(&'static str, &str)) {
         // Destructured, so that a new header cannot be forgotten.
-        let Self { version, encoding, key_id, signature, cause } = self;
+        let Self { version, rare } = self;
         if let Some(version) = version {
             line(Self::VERSION, Digits::of(*version).as_str());
         }
+        let Some(rare) = rare else { return };
+        let RareHeaders { encoding, key_id, signature, cause } = &**rare;
         if let Some(encoding) = encoding {
             line(Self::ENCODING, encoding);
         }
@@ -71,14 +140,18 @@ impl RecordHeaders {
 
     /// Sets the header of this name from its stored text. Returns `false` for the name of another header.
     pub fn set(&mut self, name: &str, text: &str) -> bool {
-        match name {
-            Self::VERSION => self.version = Some(parse_version(text)),
-            Self::ENCODING => self.encoding = Some(text.into()),
-            Self::KEY_ID => self.key_id = Some(text.into()),
-            Self::SIGNATURE => self.signature = Some(unhex(text)),
-            Self::CAUSE => self.cause = Some(text.into()),
-            _ => return false,
+        if name == Self::VERSION {
+            self.version = Some(parse_version(text));
+            return true;
         }
+        let set: fn(&mut RareHeaders, &str) = match name {
+            Self::ENCODING => |rare, text| rare.encoding = Some(text.into()),
+            Self::KEY_ID => |rare, text| rare.key_id = Some(text.into()),
+            Self::SIGNATURE => |rare, text| rare.signature = Some(unhex(text)),
+            Self::CAUSE => |rare, text| rare.cause = Some(text.into()),
+            _ => return false,
+        };
+        set(self.rare.get_or_insert_default(), text);
         true
     }
 }
@@ -149,13 +222,12 @@ mod tests {
 
     #[test]
     fn headers_read_as_they_were_written() {
-        let full = RecordHeaders {
-            version: Some(u32::MAX),
-            encoding: Some("zstd, aead".into()),
-            key_id: Some("2026-11".into()),
-            signature: Some(vec![0, 127, 255].into()),
-            cause: Some(RecordHeaders::REWRITE.into()),
-        };
+        let full = RecordHeaders::of_version(Some(u32::MAX))
+            .with_encoding(Some("zstd, aead"))
+            .with_key_id(Some("2026-11"))
+            .with_signature(Some(vec![0, 127, 255].into()))
+            .with_cause(Some(RecordHeaders::REWRITE));
+        assert_eq!(full.cause(), Some("rewrite"));
         for headers in [full, RecordHeaders::default(), RecordHeaders::of_version(Some(1))] {
             let mut read = RecordHeaders::default();
             headers.for_each(|name, text| assert!(read.set(name, text), "{name}"));
@@ -173,8 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn rewrite_names_its_source() {
+        let source = |cause: &str| RecordHeaders::default().with_cause(Some(cause)).rewrite_of();
+        assert_eq!(source(&RecordHeaders::rewrite_cause(Revision::new(17))), Some(Revision::new(17)));
+        for other in ["rewrite", "rewrites 7", "rewrite x", "rewrite -1", "repair 7", ""] {
+            assert_eq!(source(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn debug_output_hides_the_signature() {
-        let headers = RecordHeaders { signature: Some(vec![0xab; 4].into()), ..RecordHeaders::of_version(Some(3)) };
+        let headers = RecordHeaders::of_version(Some(3)).with_signature(Some(vec![0xab; 4].into()));
         let text = format!("{headers:?}");
         assert!(text.contains("4 bytes") && text.contains('3') && !text.contains("abab"), "{text}");
     }

@@ -129,6 +129,28 @@
 //! * The status counts the current entries (`status_counts_current_entries`).
 //! * A purge fails with `Unsupported` in a bucket without rollups (`purge_needs_rollups`).
 //!
+//! Write epochs, if [`Capabilities::write_epochs`] is set:
+//! * A new bucket with [`write_epochs`](crate::config::BucketConfig::write_epochs) has the epoch 1. A bucket without them
+//!   has no epoch (`new_bucket_has_first_epoch`).
+//! * A write with an epoch is applied only if the bucket has that epoch. Otherwise it fails with `EpochMoved` and changes
+//!   nothing, also in a bucket without epochs (`write_of_other_epoch_is_refused`).
+//! * A write without an epoch is accepted by an open bucket. A closed one refuses it with `EpochMoved`
+//!   (`write_without_epoch_needs_open_bucket`).
+//! * An update with a later epoch switches the epoch and the metadata at one moment
+//!   (`update_switches_epoch_and_metadata`). A write in flight is applied before the switch or never.
+//! * An epoch never decreases. An update with the current epoch changes neither the epoch nor the metadata, because
+//!   another caller may have made that switch: the metadata say who (`epoch_never_decreases`). There is no
+//!   compare-and-set on a configuration, so callers that may switch at the same time need a lease.
+//! * An update gives an existing bucket write epochs, with an epoch that it never had. Open buckets can be closed, and
+//!   closed ones opened, within the same epoch. Epochs cannot be turned off (`existing_bucket_gets_write_epochs`).
+//! * Preconditions, deletes, purges, TTLs, scans and watches work as without epochs (`verbs_work_in_epochs`). An erase
+//!   needs no epoch, because it writes no record. Counters and mirrors have no epochs. A write through a mirror names the
+//!   epoch of its origin.
+//! * All writes of a batch have the same epoch, and otherwise it fails with `InvalidBatch`. Its messages with checks have
+//!   the epoch of the writes. A batch that only checks needs no epoch (`batch_has_one_epoch`).
+//!
+//! An update whose reply is lost reads the configuration, and is sent again only if the bucket does not have it.
+//!
 //! Counters, if the backend supports them ([`Capabilities::counters`]):
 //! * Counters are created under an unused name. A bucket of records has no counters
 //!   (`counters_and_records_use_separate_buckets`).

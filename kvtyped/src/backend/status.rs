@@ -19,6 +19,8 @@ pub struct Capabilities {
     pub mirrors: bool,
     /// Whether the backend supports counters (nats-server 2.12).
     pub counters: bool,
+    /// Whether buckets support write epochs (nats-server 2.11).
+    pub write_epochs: bool,
     /// The name of the backend in messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,
 }
@@ -26,7 +28,8 @@ pub struct Capabilities {
 impl Capabilities {
     /// Creates the capabilities of a backend of this name that supports nothing beyond the required contract.
     pub fn new(backend: impl Into<String>) -> Self {
-        Self { key_ttl: false, atomic: false, mirrors: false, counters: false, backend: backend.into() }
+        let backend = backend.into();
+        Self { key_ttl: false, atomic: false, mirrors: false, counters: false, write_epochs: false, backend }
     }
 }
 

@@ -22,7 +22,8 @@ pub struct Write {
     pub ttl: Option<Ttl>,
     /// The headers of the record.
     pub headers: RecordHeaders,
-    /// The write epoch that the bucket must have. `None` for a bucket without write epochs.
+    /// The write epoch that the bucket must have. `None` for a bucket without write epochs, and for a writer that does
+    /// not know them.
     pub epoch: Option<u64>,
     /// Identifies the write if its acknowledgement is lost.
     pub id: OperationId,
@@ -66,6 +67,13 @@ impl Write {
     #[must_use]
     pub fn with_ttl(mut self, ttl: Option<Ttl>) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// Applies the write only if the bucket has this write epoch.
+    #[must_use]
+    pub fn in_epoch(mut self, epoch: Option<u64>) -> Self {
+        self.epoch = epoch;
         self
     }
 

@@ -17,7 +17,7 @@ use crate::backend::{
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::Pattern;
+use crate::key::{KeyCodec, Pattern};
 use crate::model::{Filter, RawRecord};
 use crate::revision::Revision;
 use crate::shutdown::ShutdownSignal;
@@ -195,7 +195,8 @@ impl<'a> CopyBucket<'a> {
         let scan = ScanRequest { after, ..from.scan_request(filter.patterns().clone(), timeout) };
         let mut entries = from.scan(OPERATION, scan)?;
         let created = source.identity().created;
-        let mut copied = Copied { records: 0, removed: 0, expiring: 0, unreadable: 0, cursor: Cursor::new(created, after) };
+        let mut copied =
+            Copied { records: 0, removed: 0, expiring: 0, unreadable: 0, cursor: Cursor::new(created, after) };
         let (mut window, mut sending, mut is_over) = (Window::default(), None, false);
         loop {
             if sending.is_none() && !window.entries.is_empty() {
@@ -236,7 +237,12 @@ impl CopyTarget {
     }
 
     /// Opens the target. Creates it with the settings of the source if it does not exist.
-    async fn open(self, from: &ReadBucket<RawRecord>, name: &str, timeout: Option<Duration>) -> Result<Bucket<RawRecord>> {
+    async fn open(
+        self,
+        from: &ReadBucket<RawRecord>,
+        name: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Bucket<RawRecord>> {
         let Self { backend, timeout: default, closed } = self;
         closed.check()?;
         let timeout = timeout.unwrap_or(default);
@@ -254,7 +260,7 @@ impl CopyTarget {
         if is_same(from, &*raw) {
             return Err(Error::invalid_config("the target is the source; choose another `name` or another store"));
         }
-        Ok(Bucket { read: ReadBucket::new(backend, raw, timeout, closed) })
+        Ok(Bucket { read: ReadBucket::new(backend, raw, KeyCodec::Escaped, timeout, closed) })
     }
 }
 

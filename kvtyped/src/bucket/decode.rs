@@ -71,8 +71,8 @@ fn record<T: KvModel>(raw: &RawEntry, key: T::Key, clock: &Arc<BucketClock>) -> 
     clock.observe(raw.created);
     let clock = Arc::clone(clock);
     let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
-    let headers = raw_headers::<T>(&raw.headers);
-    Ok(Entry { value, key, revision, created, ttl, version, pending, headers, clock })
+    let (headers, is_rewrite) = (raw_headers::<T>(&raw.headers), raw.headers.rewrite_of().is_some());
+    Ok(Entry { value, key, revision, created, ttl, version, is_rewrite, pending, headers, clock })
 }
 
 /// Decodes the value of a record. Returns it with its schema version.
@@ -95,7 +95,7 @@ fn raw_headers<T: KvModel>(headers: &RecordHeaders) -> Option<Box<RecordHeaders>
 /// Returns the headers that a changed raw record keeps, if `found` is a record: all but the cause of its write.
 pub(crate) fn kept_headers<T: KvModel>(found: Option<&RawEntry>) -> Option<RecordHeaders> {
     let found = found.filter(|entry| T::__IS_RAW && entry.is_live())?;
-    Some(RecordHeaders { cause: None, ..found.headers.clone() })
+    Some(found.headers.clone().with_cause(None))
 }
 
 /// Returns the schema version of a stored record.
@@ -111,7 +111,7 @@ fn decode_value<T: KvModel>(version: u32, raw: &RawEntry) -> Result<T::Value> {
     if T::__IS_RAW {
         return T::Codec::decode(&raw.value).map_err(|error| with_model::<T>(Error::decode(&error), raw));
     }
-    if let Some(encoding) = &raw.headers.encoding {
+    if let Some(encoding) = raw.headers.encoding() {
         let encoding: String = encoding.chars().take(32).collect();
         let detail = format!("this version does not support the encoding {encoding:?} of the record");
         return Err(located(undecodable("record", detail), raw));
@@ -221,6 +221,18 @@ pub(crate) fn encode<T: KvModel>(
     found: Option<u32>,
 ) -> Result<Content> {
     Unverified::new(record, bucket, found)?.verify(record, key)
+}
+
+/// Encodes a record as this version, whatever version the bucket takes. The program must be able to write it.
+pub(crate) fn encode_version<T: KvModel>(
+    record: &T,
+    key: T::Key,
+    bucket: &BucketSchema,
+    version: u32,
+) -> Result<Content> {
+    let target = bucket.target::<T>()?;
+    let bytes = (T::SCHEMA.encode)(record.stored(), version).map(Bytes::from).map_err(unwritable::<T>)?;
+    Unverified { bytes, shape: version, version, target }.verify(record, key)
 }
 
 /// Checks that the bytes of a record decode to this record.

@@ -20,6 +20,7 @@ pub struct Entry<T: KvModel> {
     pub(super) created: SystemTime,
     pub(super) ttl: Option<Ttl>,
     pub(super) version: u32,
+    pub(super) is_rewrite: bool,
     pub(super) pending: Pending,
     /// The headers of a raw record, if it has any.
     pub(super) headers: Option<Box<RecordHeaders>>,
@@ -110,6 +111,12 @@ impl<T: KvModel> Entry<T> {
         self.version
     }
 
+    /// Whether a [migration](crate::Bucket::migrate) or a [rewrite](crate::Bucket::rewrite) wrote this revision. A later
+    /// write of the record is not a rewrite.
+    pub fn is_rewrite(&self) -> bool {
+        self.is_rewrite
+    }
+
     /// Returns the number of entries that the bucket still had for the same watch or list when it sent this one, delete
     /// markers included. Zero means that nothing else was pending. Writes may raise the number, and a filter that a
     /// server cannot evaluate makes it too high.
@@ -171,7 +178,8 @@ impl Entry<RawRecord> {
     /// # }
     /// ```
     pub fn headers(&self) -> &RecordHeaders {
-        self.headers.as_deref().unwrap_or(&RecordHeaders::NONE)
+        static NONE: RecordHeaders = RecordHeaders::NONE;
+        self.headers.as_deref().unwrap_or(&NONE)
     }
 }
 
@@ -185,7 +193,7 @@ impl<T: KvModel> Deref for Entry<T> {
 
 impl<T: KvModel + Clone> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { value, key, revision, created, ttl, version, pending, headers, clock } = self;
+        let Self { value, key, revision, created, ttl, version, is_rewrite, pending, headers, clock } = self;
         Self {
             value: value.clone(),
             key: key.clone(),
@@ -193,6 +201,7 @@ impl<T: KvModel + Clone> Clone for Entry<T> {
             created: *created,
             ttl: *ttl,
             version: *version,
+            is_rewrite: *is_rewrite,
             pending: *pending,
             headers: headers.clone(),
             clock: Arc::clone(clock),
@@ -209,7 +218,8 @@ impl<T: KvModel + PartialEq> PartialEq for Entry<T> {
 
 impl<T: KvModel + fmt::Debug> fmt::Debug for Entry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { value, key, revision, created, ttl, version: _, pending: _, headers: _, clock: _ } = self;
+        let Self { value, key, revision, created, ttl, version: _, is_rewrite: _, pending: _, headers: _, clock: _ } =
+            self;
         f.debug_struct("Entry")
             .field("key", key)
             .field("revision", revision)

@@ -21,7 +21,7 @@ use super::tombstones::Tombstones;
 use crate::backend::{Backend, Batch, BucketStatus, Deadline, Precondition, RawBucket};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, KeyError};
+use crate::key::{Key, KeyCodec, KeyError};
 use crate::model::KvModel;
 use crate::revision::Revision;
 use crate::shutdown::ShutdownSignal;
@@ -72,6 +72,7 @@ pub struct Bucket<T> {
 pub(super) struct BucketInner {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) raw: Arc<dyn RawBucket>,
+    pub(super) key_codec: KeyCodec,
     pub(super) timeout: Duration,
     pub(super) closed: AtomicBool,
     /// The shutdown signal of the store.
@@ -92,6 +93,7 @@ impl<T: KvModel> ReadBucket<T> {
     pub(super) fn new(
         backend: Arc<dyn Backend>,
         raw: Arc<dyn RawBucket>,
+        key_codec: KeyCodec,
         timeout: Duration,
         shutdown: Arc<ShutdownSignal>,
     ) -> Self {
@@ -103,6 +105,7 @@ impl<T: KvModel> ReadBucket<T> {
         let inner = Arc::new(BucketInner {
             backend,
             raw,
+            key_codec,
             schema,
             clock,
             timeout,

@@ -10,12 +10,14 @@
 // |---|---|
 // | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
 // | `content` | the content of a write |
+// | `schema_state` | the write epoch and the schema versions that the bucket takes |
 // | `clock` | the server's clock |
 // | `encoded`, `entry`, `decode` | stored entries as typed records |
 // | `verb` | the macros that build awaitable operations |
 // | `precondition` | preconditions on another record |
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
-// | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `epochs` | writes in the current write epoch |
+// | `stored_schema` | the schemas of the program and of the bucket |
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
@@ -23,9 +25,11 @@
 // | `write`, `modify`, `delete`, `touch`, `put_many`, `write_raw` | writes |
 // | `copy` | a copy in another store |
 // | `compact` | removal of old delete markers |
+// | `check_schema` | the report on a program and the records of its bucket |
 // | `counters` | counters of the backend |
 mod recent;
 pub(crate) mod content;
+mod schema_state;
 pub(crate) mod clock;
 mod encoded;
 mod entry;
@@ -35,7 +39,8 @@ mod seen;
 mod verb;
 pub(crate) mod precondition;
 mod handle;
-mod schema_state;
+mod epochs;
+pub(crate) mod stored_schema;
 mod model_card;
 mod identity;
 mod open;
@@ -53,11 +58,13 @@ mod put_many;
 mod write_raw;
 mod copy;
 mod compact;
+mod check_schema;
 mod counters;
 
 #[doc(inline)]
 pub use crate::backend::BucketStatus;
 
+pub use self::check_schema::{CheckSchema, SchemaReport, VersionReport};
 pub use self::compact::{Compact, Compacted};
 pub use self::copy::{Copied, CopyBucket, CopyProgress, CopyTarget, copy_bucket};
 pub use self::count::Count;

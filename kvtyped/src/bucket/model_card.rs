@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::handle::ReadBucket;
-use super::schema_state::SchemaState;
-use crate::backend::{Backend, Deadline, RawBucket};
+use super::stored_schema;
+use crate::backend::{Backend, Backoff, BucketStatus, Deadline, RawBucket};
 use crate::config::{BucketConfig, Drift};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
-use crate::model::{KvModel, ModelCard};
+use crate::model::{KvModel, ModelCard, VersionSchema};
+use crate::schema::{self, Verdict};
 
 /// Returns the card of a model for a bucket that contains no records of it yet.
 pub(super) fn new_card<T: KvModel>(key_codec: KeyCodec) -> Option<ModelCard> {
@@ -19,16 +20,18 @@ pub(super) fn new_card<T: KvModel>(key_codec: KeyCodec) -> Option<ModelCard> {
         version: schema.version,
         writes: schema.writes,
         oldest: schema.writes,
-        schema: None,
+        schema: stored_schema::newest::<T>().map(|schema| schema.fingerprint()),
         key_codec: (key_codec != KeyCodec::Escaped).then(|| key_codec.name().to_owned()),
         written_by: Some(env!("CARGO_PKG_VERSION").to_owned()),
         other: Default::default(),
     })
 }
 
-/// Adds a card to the metadata of a configuration.
-pub(super) fn insert(config: &mut BucketConfig, model: &str, card: &ModelCard) {
-    config.metadata.insert(ModelCard::metadata_key(model), card.to_text());
+/// Adds a card to the metadata of `update`, with the schemas of the versions that records may have. `found` is the
+/// current configuration of the bucket. Its stored schemas stay, unless `replace` is set.
+pub(super) fn insert<T: KvModel>(update: &mut BucketConfig, card: &ModelCard, found: &BucketConfig, replace: bool) {
+    update.metadata.insert(ModelCard::metadata_key(T::SCHEMA.name), card.to_text());
+    stored_schema::insert::<T>(update, found, (card.oldest, card.version), replace);
 }
 
 /// Returns the card of a model, if the bucket has one.
@@ -55,7 +58,7 @@ pub(super) fn find<T: KvModel>(config: &BucketConfig) -> Result<Option<ModelCard
 ///
 /// Returns `Newer` or `TooOld` if the program cannot read or write the records that the card announces, and
 /// `SchemaDiffers` if the key or the codec differs.
-pub(super) fn check<T: KvModel>(card: &ModelCard, key_codec: KeyCodec, is_read_only: bool) -> Result<()> {
+fn check<T: KvModel>(config: &BucketConfig, card: &ModelCard, key_codec: KeyCodec, is_read_only: bool) -> Result<()> {
     let schema = T::SCHEMA;
     let differs = |reason: String| {
         let report = format!("model `{}`: {reason}", schema.name);
@@ -85,6 +88,7 @@ pub(super) fn check<T: KvModel>(card: &ModelCard, key_codec: KeyCodec, is_read_o
             schema.version.saturating_add(1)
         ));
     }
+    compare_schemas::<T>(config, card)?;
     if card.writes > schema.version && !schema.keeps_newer {
         return Err(Error::new(ErrorKind::Newer { found: card.writes, knows: schema.version }).of_model::<T>());
     }
@@ -106,6 +110,40 @@ pub(super) fn check<T: KvModel>(card: &ModelCard, key_codec: KeyCodec, is_read_o
             found = card.writes,
             writes = schema.writes
         ));
+    }
+    Ok(())
+}
+
+/// Compares the program with the stored schema of each version that it has in common with the bucket.
+///
+/// # Errors
+///
+/// Returns `SchemaDiffers` with the report if the program cannot read the records of a version. Logs the report of a
+/// difference that it can read.
+fn compare_schemas<T: KvModel>(config: &BucketConfig, card: &ModelCard) -> Result<()> {
+    let model = T::SCHEMA.name;
+    let stored = stored_schema::stored(config, model);
+    for VersionSchema { version, schema, .. } in stored_schema::program_schemas::<T>().iter() {
+        let is_newest = *version == card.version;
+        if is_newest && card.schema.as_deref() == Some(&*schema.fingerprint()) {
+            continue;
+        }
+        let heading = format!("model `{model}` of bucket `{}`: the schemas of version {version} differ", config.name);
+        let Some(stored) = stored.get(version) else {
+            if is_newest && card.schema.is_some() {
+                tracing::warn!("{heading}, and the schema of the bucket is not stored");
+            }
+            continue;
+        };
+        let compatibility = schema::compare(stored, schema);
+        if compatibility.is_identical() {
+            continue;
+        }
+        let report = format!("{heading}\n{compatibility}");
+        if compatibility.backward() == Verdict::No {
+            return Err(Error::new(ErrorKind::SchemaDiffers { report }).of_model::<T>());
+        }
+        tracing::warn!("{report}");
     }
     Ok(())
 }
@@ -167,7 +205,7 @@ pub(super) fn react<T: KvModel>(
         (found, _) => found?,
     };
     if let Some(card) = &found {
-        check::<T>(card, key_codec, is_read_only)?;
+        check::<T>(config, card, key_codec, is_read_only)?;
     }
     let wanted = if reaction == Drift::Update { updated::<T>(found.clone(), key_codec) } else { None };
     Ok(wanted.filter(|wanted| Some(wanted) != found.as_ref()))
@@ -203,33 +241,63 @@ impl<T: KvModel> ReadBucket<T> {
         find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
     }
 
+    /// Returns the card of the model in a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaDiffers` if the card is unreadable.
+    pub(crate) fn card_in(config: &BucketConfig) -> Result<Option<ModelCard>> {
+        find::<T>(config)
+    }
+
+    /// Returns the card with the schema of this program, and with the written version of `found`. `None` if the model
+    /// has no name.
+    pub(crate) fn program_card(&self, found: Option<ModelCard>) -> Option<ModelCard> {
+        updated::<T>(found, self.inner.key_codec)
+    }
+
+    /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
+    pub(crate) async fn refresh_status(&self, deadline: Deadline) -> Result<BucketStatus> {
+        let status = self.inner.raw.status(deadline).await?;
+        self.inner.schema.set(&status.config);
+        Ok(status)
+    }
+
     /// Changes the card of the model, and the write epoch if `change` returns one, in one update. `change` gets the
     /// current card and configuration, and returns `None` to leave them. Reads the result back, and starts over if
     /// another process has changed the card meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `change`. The outcome of another error is unknown if the update may have been applied.
     pub(crate) async fn update_card(
         &self,
         deadline: Deadline,
         mut change: impl FnMut(Option<ModelCard>, &BucketConfig) -> Result<Option<(ModelCard, Option<u64>)>>,
     ) -> Result<BucketConfig> {
-        let model = T::SCHEMA.name;
+        let mut backoff = Backoff::outage();
         loop {
-            let found = self.inner.raw.status(deadline).await?.config;
+            let found = self.refresh_status(deadline).await?.config;
             let Some((card, epoch)) = change(find::<T>(&found)?, &found)? else { return Ok(found) };
             let mut update = BucketConfig::new(self.name());
-            insert(&mut update, model, &card);
+            insert::<T>(&mut update, &card, &found, false);
             let note = format!("{:032x}", rand::random::<u128>());
             update.metadata.insert(UPDATED_BY.to_owned(), note.clone());
             update.write_epoch = epoch;
-            self.inner.backend.update(update, deadline).await?;
-            let now = self.inner.raw.status(deadline).await?.config;
-            SchemaState::set(&self.inner.schema, &now);
+            // Half of the time is left to read the result of an update without a reply.
+            let sent = self.inner.backend.update(update, Deadline::after(deadline.remaining() / 2)).await;
+            let lost = match sent {
+                Err(error) if !error.is_transient() => return Err(error),
+                sent => sent.err(),
+            };
+            let now = self.refresh_status(deadline).await.map_err(Error::unknown_outcome)?.config;
             let is_ours =
                 now.metadata.get(UPDATED_BY) == Some(&note) && epoch.is_none_or(|epoch| now.write_epoch == Some(epoch));
             if is_ours && find::<T>(&now)?.as_ref() == Some(&card) {
                 return Ok(now);
             }
-            if deadline.is_expired() {
-                return Err(deadline.error().unknown_outcome());
+            if !backoff.pause(deadline).await {
+                return Err(lost.unwrap_or_else(|| deadline.error()).unknown_outcome());
             }
         }
     }
@@ -241,12 +309,12 @@ pub(super) const UPDATED_BY: &str = "kvtyped.updated-by";
 /// Writes the card of an existing bucket.
 pub(super) async fn write<T: KvModel>(
     backend: &dyn Backend,
-    bucket: &str,
+    found: &BucketConfig,
     card: &ModelCard,
     deadline: Deadline,
 ) -> Result<Arc<dyn RawBucket>> {
-    let mut update = BucketConfig::new(bucket);
-    insert(&mut update, T::SCHEMA.name, card);
+    let mut update = BucketConfig::new(&found.name);
+    insert::<T>(&mut update, card, found, true);
     backend.update(update, deadline).await
 }
 

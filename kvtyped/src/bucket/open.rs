@@ -282,7 +282,7 @@ impl<T: KvModel> OpenBucket<T> {
         }
         let mut new = config.clone();
         if let Some(card) = model_card::new_card::<T>(*key_codec) {
-            model_card::insert(&mut new, T::SCHEMA.name, &card);
+            model_card::insert::<T>(&mut new, &card, config, false);
         }
         if *presence == Presence::MustCreate {
             // A server accepts a second request with the same configuration without an error. The random value makes
@@ -296,7 +296,7 @@ impl<T: KvModel> OpenBucket<T> {
                 let card = model_card::react::<T>(found.config(), *key_codec, *schema, *is_read_only)?;
                 let found = match card {
                     Some(card) if differences.is_empty() || *drift != Drift::Fail => {
-                        model_card::write::<T>(&**backend, &config.name, &card, deadline).await?
+                        model_card::write::<T>(&**backend, found.config(), &card, deadline).await?
                     }
                     _ => found,
                 };
@@ -322,7 +322,7 @@ impl<T: KvModel> OpenBucket<T> {
         let raw = self.open(Deadline::after(self.timeout)).await;
         let raw = raw.map_err(|error| error.of_model::<T>().with_context("open", &self.config.name, None))?;
         let raw = encoded(raw, self.key_codec);
-        Ok(ReadBucket::new(self.backend, raw, self.timeout, self.closed))
+        Ok(ReadBucket::new(self.backend, raw, self.key_codec, self.timeout, self.closed))
     }
 }
 

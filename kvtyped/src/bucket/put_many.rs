@@ -243,7 +243,6 @@ impl<'a, T: KvModel> PutMany<'a, T> {
         Self { many: WriteMany::new(bucket, operation, writes) }
     }
 
-
     /// Sets the TTL of each record: at least one second, rounded up to whole seconds (ADR-43).
     pub fn ttl(mut self, ttl: Duration) -> Self
     where

@@ -7,20 +7,16 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 use super::content::Target;
-use super::handle::BucketInner;
-use super::precondition;
-use crate::backend::{Batch, Deadline, Precondition, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{KvModel, ModelCard};
-use crate::revision::Revision;
 
 /// The write epoch of a bucket, and the schema version that it takes of each model, as last read.
 #[derive(Debug, Default)]
 pub(crate) struct SchemaState {
     current: ArcSwap<BucketSchema>,
     /// Held while one task reads the configuration again.
-    refresh: Mutex<()>,
+    pub(super) refresh: Mutex<()>,
 }
 
 /// One reading of the configuration.
@@ -41,7 +37,7 @@ impl BucketSchema {
     }
 
     /// Returns the version that the bucket takes of a model.
-    fn writes<T: KvModel>(&self) -> u32 {
+    pub(crate) fn writes<T: KvModel>(&self) -> u32 {
         self.writes.get(T::SCHEMA.name).copied().unwrap_or(T::SCHEMA.writes)
     }
 
@@ -65,15 +61,33 @@ impl BucketSchema {
         Err(Error::new(ErrorKind::SchemaMoved { writes, knows }).of_model::<T>())
     }
 
-    /// Whether the bucket still takes the version that a record was encoded for.
-    fn takes(&self, target: &Target) -> bool {
-        self.writes.get(target.model).is_none_or(|writes| *writes == target.writes)
+    /// Returns the write epoch. `None` if the bucket has none.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// Checks that the bucket still takes the versions that records were encoded for.
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaMoved` for the first target that it does not take.
+    pub(super) fn check(&self, targets: &[Target]) -> Result<()> {
+        let moved = |target: &Target| {
+            let writes = self.writes.get(target.model).copied().filter(|writes| *writes != target.writes)?;
+            Some(Error::new(ErrorKind::SchemaMoved { writes, knows: target.knows }))
+        };
+        targets.iter().find_map(moved).map_or(Ok(()), Err)
     }
 }
 
 impl SchemaState {
     pub(crate) fn new(config: &BucketConfig) -> Self {
         Self { current: ArcSwap::from_pointee(BucketSchema::new(config)), refresh: Mutex::default() }
+    }
+
+    /// Returns the write epoch of the last reading.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        self.current.load().epoch
     }
 
     /// Returns the last reading.
@@ -85,128 +99,6 @@ impl SchemaState {
     pub(crate) fn set(&self, config: &BucketConfig) {
         self.current.store(Arc::new(BucketSchema::new(config)));
     }
-}
-
-impl BucketInner {
-    /// Sends a write, under the precondition `on` if there is one, in the current write epoch.
-    ///
-    /// # Errors
-    ///
-    /// Returns `SchemaMoved` if the bucket takes another schema version than `target` now. If the program can write that
-    /// version, [`Error::is_stale_schema`] is true and the caller encodes the record again.
-    pub(crate) async fn write(
-        &self,
-        write: Write,
-        on: Option<&Precondition>,
-        target: Option<Target>,
-        deadline: Deadline,
-    ) -> Result<Revision> {
-        let epoch = self.schema.current.load().epoch;
-        if epoch.is_some() {
-            return Box::pin(self.write_in_epochs(write, on, target, epoch, deadline)).await;
-        }
-        match precondition::write(&*self.raw, write, on, deadline).await {
-            Err(error) if is_epoch_moved(&error) => Err(Box::pin(self.first_epoch(error, target, deadline)).await),
-            written => written,
-        }
-    }
-
-    /// Returns the error of a write without an epoch to a bucket that has epochs now. The caller encodes the record
-    /// again and sends it with the epoch.
-    async fn first_epoch(&self, error: Error, target: Option<Target>, deadline: Deadline) -> Error {
-        match (self.next_epoch(error, None, target.as_slice(), deadline).await, target) {
-            (Ok(epoch), None) => Error::new(ErrorKind::EpochMoved { sent: None, current: epoch }),
-            (Ok(_), Some(Target { writes, knows, .. })) => Error::new(ErrorKind::SchemaMoved { writes, knows }),
-            (Err(error), _) => error,
-        }
-    }
-
-    async fn write_in_epochs(
-        &self,
-        write: Write,
-        on: Option<&Precondition>,
-        target: Option<Target>,
-        mut epoch: Option<u64>,
-        deadline: Deadline,
-    ) -> Result<Revision> {
-        loop {
-            let attempt = Write { epoch, ..write.clone() };
-            match precondition::write(&*self.raw, attempt, on, deadline).await {
-                Err(error) => epoch = self.next_epoch(error, epoch, target.as_slice(), deadline).await?,
-                written => return written,
-            }
-        }
-    }
-
-    /// Sends a batch in the current write epoch.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    pub(crate) async fn commit(&self, batch: Batch, targets: &[Target], deadline: Deadline) -> Result<Vec<Revision>> {
-        let mut epoch = self.schema.current.load().epoch;
-        if epoch.is_none() {
-            return match self.raw.commit(batch, deadline).await {
-                Err(error) if is_epoch_moved(&error) => {
-                    let target = targets.first().copied();
-                    Err(self.first_epoch(error, target, deadline).await)
-                }
-                committed => committed,
-            };
-        }
-        loop {
-            let mut attempt = batch.clone();
-            attempt.writes.iter_mut().for_each(|write| write.epoch = epoch);
-            match self.raw.commit(attempt, deadline).await {
-                Err(error) => epoch = self.next_epoch(error, epoch, targets, deadline).await?,
-                committed => return committed,
-            }
-        }
-    }
-
-    /// Returns the epoch for the next attempt, if the last one failed because the epoch had moved.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error unchanged if it has another cause, or if the epoch has not moved. Returns `SchemaMoved` if the
-    /// bucket takes another version than one of the targets.
-    async fn next_epoch(
-        &self,
-        error: Error,
-        sent: Option<u64>,
-        targets: &[Target],
-        deadline: Deadline,
-    ) -> Result<Option<u64>> {
-        if !is_epoch_moved(&error) {
-            return Err(error);
-        }
-        self.refresh_schema(sent, deadline).await?;
-        let schema = self.schema.load();
-        if schema.epoch == sent {
-            return Err(error);
-        }
-        match targets.iter().find(|target| !schema.takes(target)) {
-            None => Ok(schema.epoch),
-            Some(target) => {
-                let writes = schema.writes.get(target.model).copied().unwrap_or(target.writes);
-                Err(Error::new(ErrorKind::SchemaMoved { writes, knows: target.knows }).caused_by(error))
-            }
-        }
-    }
-
-    /// Reads the configuration again, unless another task has read a later epoch than `sent` since.
-    async fn refresh_schema(&self, sent: Option<u64>, deadline: Deadline) -> Result<()> {
-        let _refresh = deadline.timeout(self.schema.refresh.lock()).await?;
-        if self.schema.current.load().epoch == sent {
-            let status = self.raw.status(deadline).await?;
-            self.schema.set(&status.config);
-        }
-        Ok(())
-    }
-}
-
-fn is_epoch_moved(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::EpochMoved { .. })
 }
 
 #[cfg(test)]
@@ -244,8 +136,8 @@ mod tests {
     #[test]
     fn target_is_valid_until_its_model_moves() {
         let target = Target { model: "user", writes: 1, knows: 2 };
-        assert!(BucketSchema::new(&config(None)).takes(&target));
-        assert!(BucketSchema::new(&config(Some((2, 1)))).takes(&target));
-        assert!(!BucketSchema::new(&config(Some((2, 2)))).takes(&target));
+        assert!(BucketSchema::new(&config(None)).check(&[target]).is_ok());
+        assert!(BucketSchema::new(&config(Some((2, 1)))).check(&[target]).is_ok());
+        assert!(BucketSchema::new(&config(Some((2, 2)))).check(&[target]).unwrap_err().is_stale_schema());
     }
 }

@@ -9,7 +9,7 @@ use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
 use super::write::check_ttl;
-use crate::backend::{RawEntry, RecordHeaders};
+use crate::backend::RawEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};
@@ -111,7 +111,7 @@ impl<T: KvModel> Touch<'_, T> {
                 }
                 // The same bytes under the same headers, whatever their version.
                 let target = bucket.schema().target::<T>()?;
-                let headers = RecordHeaders { cause: None, ..live.headers.clone() };
+                let headers = live.headers.clone().with_cause(None);
                 let content = Content::put(live.value.clone(), headers, target).with_ttl(ttl.or(live.ttl));
                 Ok(CasDecision::Write { content, result: () })
             }

@@ -234,7 +234,7 @@ impl<T: KvModel> Bucket<T> {
     }
 
     /// Sends one write with this content.
-    pub(super) async fn send_content(
+    pub(crate) async fn send_content(
         &self,
         key: &Key,
         content: Content,

@@ -1,6 +1,7 @@
 //! Raw bytes.
 
 use super::{Codec, CodecError};
+use crate::schema::Schema;
 
 /// Stores the bytes unchanged: for `Vec<u8>`, `bytes::Bytes` and similar types.
 #[derive(Debug, Clone, Copy)]
@@ -20,5 +21,9 @@ impl<V: AsRef<[u8]> + From<Vec<u8>>> Codec<V> for Bytes {
 
     fn verify(written: &V, read: &V) -> Result<(), CodecError> {
         if written.as_ref() == read.as_ref() { Ok(()) } else { Err(CodecError::changed("bytes")) }
+    }
+
+    fn schema() -> Schema {
+        Schema::bytes()
     }
 }

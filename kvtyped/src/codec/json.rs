@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::{Category, Error};
 
 use super::{Codec, CodecError, INEXACT_NUMBER, fingerprint, redact};
+use crate::schema::Schema;
 
 /// Plain JSON, which every other client and `nats kv get` can read. The default.
 ///
@@ -30,6 +31,10 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for Json {
 
     fn verify(written: &V, read: &V) -> Result<(), CodecError> {
         fingerprint::difference(written, read, true).map_or(Ok(()), |detail| Err(CodecError::new("json", detail)))
+    }
+
+    fn schema() -> Schema {
+        Schema::probe::<V>()
     }
 }
 

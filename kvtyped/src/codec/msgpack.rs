@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::bounded::{Bounded, TOO_DEEP};
 use super::{Codec, CodecError, MAX_DEPTH, fingerprint, redact};
+use crate::schema::Schema;
 
 /// MessagePack with named fields: smaller than JSON, and equally tolerant of added and removed fields.
 ///
@@ -39,6 +40,10 @@ impl<V: Serialize + DeserializeOwned> Codec<V> for MsgPack {
 
     fn verify(written: &V, read: &V) -> Result<(), CodecError> {
         fingerprint::difference(written, read, false).map_or(Ok(()), |detail| Err(CodecError::new("msgpack", detail)))
+    }
+
+    fn schema() -> Schema {
+        Schema::probe_binary::<V>()
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::str::FromStr;
 
 use super::{Codec, CodecError};
+use crate::schema::Schema;
 
 /// The text of the value: for `String`, and for types with `Display` and `FromStr` (`42`, `true`, an address).
 #[derive(Debug, Clone, Copy)]
@@ -28,5 +29,9 @@ impl<V: Display + FromStr> Codec<V> for Text {
     }
     fn verify(written: &V, read: &V) -> Result<(), CodecError> {
         if Self::encode(written)? == Self::encode(read)? { Ok(()) } else { Err(CodecError::changed("text")) }
+    }
+
+    fn schema() -> Schema {
+        Schema::text()
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration of a bucket: every option of a NATS KV bucket (ADR-8, ADR-57), as plain data.
 
 mod drift;
+mod epochs;
 mod source;
 
 pub use self::drift::{Difference, Drift};
@@ -77,9 +78,13 @@ pub struct BucketConfig {
     ///
     /// A server refuses each write of an earlier epoch, so
     /// [`switch_version`](crate::Bucket::switch_version) stops the writers of an old schema version at one moment.
+    ///
+    /// Write epochs need nats-server 2.11, and cannot be turned off. A mirror has none, and a writer through a mirror names no epoch. An open origin
+    /// accepts its writes as those of another client, and a closed one refuses them: write to the origin.
     pub write_epochs: Option<WriteEpochs>,
     /// The current write epoch. Set in the configuration of an existing bucket with [`write_epochs`](Self::write_epochs).
-    /// In a requested update, the epoch to switch to. A new bucket starts with 1.
+    /// In a requested update, the epoch to switch to. A new bucket starts with 1, and an existing bucket that gets write
+    /// epochs with a number that it never had.
     pub write_epoch: Option<u64>,
     /// Settings of an existing stream that differ from the settings of a bucket in ADR-8, such as `discard = old`. Each
     /// one breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows
@@ -163,6 +168,9 @@ impl BucketConfig {
     /// The default [`limit_markers`](Self::limit_markers) of a new bucket.
     pub const LIMIT_MARKERS: Duration = Duration::from_secs(300);
 
+    /// The write epoch of a new bucket.
+    pub(crate) const FIRST_WRITE_EPOCH: u64 = 1;
+
     /// Creates a configuration with this name and no other setting.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
@@ -196,6 +204,9 @@ impl BucketConfig {
             self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
         }
         self.limit_markers = self.limit_markers.filter(|stay| !stay.is_zero());
+        if self.write_epochs.is_some() {
+            self.write_epoch.get_or_insert(Self::FIRST_WRITE_EPOCH);
+        }
         self
     }
 
@@ -248,6 +259,13 @@ impl BucketConfig {
         }
         if self.mirror.is_some() && self.atomic == Some(true) {
             return wrong("atomic", "is not for a mirror; set it on the original bucket".into());
+        }
+        if self.mirror.is_some() && (self.write_epochs.is_some() || self.write_epoch.is_some()) {
+            return wrong("write_epochs", "is not for a mirror; set it on the original bucket".into());
+        }
+        if self.write_epoch == Some(0) {
+            let reason = "must be at least 1; write epochs cannot be turned off, because writers of old epochs would be accepted again";
+            return wrong("write_epoch", reason.into());
         }
         for source in self.mirror.iter().chain(&self.sources) {
             let setting = if self.mirror.is_some() { "mirror" } else { "sources" };

@@ -27,6 +27,7 @@ pub mod reading;
 mod watch_probe;
 pub mod watching;
 pub mod buckets;
+pub mod epochs;
 pub mod counters;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -117,6 +118,14 @@ macro_rules! __conformance_rules {
             buckets::names_list_every_bucket
             buckets::status_counts_current_entries
             buckets::purge_needs_rollups
+            epochs::new_bucket_has_first_epoch
+            epochs::write_of_other_epoch_is_refused
+            epochs::write_without_epoch_needs_open_bucket
+            epochs::update_switches_epoch_and_metadata
+            epochs::epoch_never_decreases
+            epochs::existing_bucket_gets_write_epochs
+            epochs::verbs_work_in_epochs
+            epochs::batch_has_one_epoch
             counters::counters_and_records_use_separate_buckets
             counters::increment_returns_the_new_total
             counters::concurrent_increments_count_once

@@ -325,12 +325,11 @@ pub(super) fn purge(on: &Key) -> Write {
 
 /// Headers with every field set.
 pub(super) fn full_headers() -> RecordHeaders {
-    let mut headers = RecordHeaders::of_version(Some(4_000_000_007));
-    headers.encoding = Some("zstd, aead".into());
-    headers.key_id = Some("2026-11".into());
-    headers.signature = Some(vec![0, 9, 10, 13, 255].into());
-    headers.cause = Some(RecordHeaders::REWRITE.into());
-    headers
+    RecordHeaders::of_version(Some(4_000_000_007))
+        .with_encoding(Some("zstd, aead"))
+        .with_key_id(Some("2026-11"))
+        .with_signature(Some(vec![0, 9, 10, 13, 255].into()))
+        .with_cause(Some(RecordHeaders::REWRITE))
 }
 
 pub(super) fn seconds(seconds: u64) -> Ttl {

@@ -224,7 +224,11 @@ impl ErrorKind {
                 f,
                 "schema version {found} is older than this program reads ({oldest} and later); put that version back into the program, and migrate the bucket"
             ),
-            Self::SchemaDiffers { report } => f.write_str(report),
+            Self::SchemaDiffers { report } => {
+                // One line for the rows of the report.
+                let rows = report.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" "));
+                f.write_str(&rows.collect::<Vec<_>>().join("; "))
+            }
             Self::SchemaMoved { writes, knows } => write!(
                 f,
                 "the bucket was switched to schema version {writes}, and this program knows version {knows}; restart with a program that writes version {writes}"

@@ -350,10 +350,16 @@ impl fmt::Display for Error {
 }
 
 impl ErrorInner {
-    /// The reason of `InvalidKey`. The message of the error includes it.
-    fn key_error(&self) -> Option<&KeyError> {
+    /// The reason of `InvalidKey`, or the cause of `EpochMoved`. The message of the error includes it.
+    fn shown_source(&self) -> Option<&(dyn StdError + 'static)> {
         let source = self.source.as_deref()?;
-        source.downcast_ref().or_else(|| source.downcast_ref::<SharedSource>()?.0.0.key_error())
+        if let Some(shared) = source.downcast_ref::<SharedSource>() {
+            return shared.0.0.shown_source();
+        }
+        match self.kind {
+            ErrorKind::EpochMoved { .. } => source.downcast_ref::<Error>().map(|error| error as _),
+            _ => source.downcast_ref::<KeyError>().map(|error| error as _),
+        }
     }
 }
 
@@ -384,7 +390,7 @@ impl fmt::Display for ErrorInner {
             f.write_str(": ")?;
         }
         write!(f, "{kind}")?;
-        if let Some(error) = self.key_error() {
+        if let Some(error) = self.shown_source() {
             write!(f, ": {error}")?;
         }
         if *outcome == Outcome::Unknown {
@@ -405,7 +411,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        let shown = self.0.key_error().is_some();
+        let shown = self.0.shown_source().is_some();
         self.0.source.as_deref().filter(|_| !shown).map(|source| source as _)
     }
 }

@@ -89,8 +89,7 @@ impl Pattern {
         let is_wild = |segment: &str| segment == "*";
         let plain = segments.split('.').map(|segment| if is_wild(segment) { "-" } else { segment });
         Key::new(plain.collect::<Vec<_>>().join("."))?;
-        let token =
-            |segment: &str| if is_wild(segment) { Token::any() } else { Token::Literal(segment.to_owned()) };
+        let token = |segment: &str| if is_wild(segment) { Token::any() } else { Token::Literal(segment.to_owned()) };
         Ok(Self { tokens: segments.split('.').map(token).collect(), tail })
     }
 

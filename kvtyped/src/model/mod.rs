@@ -7,13 +7,15 @@ mod unknown_fields;
 mod version_field;
 mod version;
 pub(crate) mod upgraded;
+mod golden;
 
 pub use self::card::ModelCard;
 pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
+pub use self::golden::{golden, golden_with};
 pub use self::raw::RawRecord;
 pub use self::unknown_fields::UnknownFields;
-pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom};
+pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema};
 pub use self::version_field::{VersionField, VersionOf};
 
 use crate::codec::Codec;

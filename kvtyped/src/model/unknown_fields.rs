@@ -33,7 +33,8 @@ use crate::codec::INEXACT_NUMBER;
 /// # Ok::<(), kvtyped::codec::CodecError>(())
 /// ```
 ///
-/// To decode newer records of a model in this way, set `#[kv(newer = "keep")]` on the model.
+/// To decode newer records of a model in this way, set `#[kv(newer = "keep")]` on the model. A struct inside the record
+/// keeps its unknown fields only if it has a field of this type too.
 ///
 /// The codec needs named fields, such as [`Json`](crate::codec::Json) and [`MsgPack`](crate::codec::MsgPack). The field
 /// is the last one with `#[serde(flatten)]`, because a flattened field after it would find the same fields again.

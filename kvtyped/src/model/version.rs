@@ -1,4 +1,4 @@
-//! Schema versions: the shapes in which the records of a model were stored, and the upgrades between them.
+//! Schema versions: the stored shapes of the records of a model, and the upgrades between them.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::version_field::{VersionField, VersionOf};
 use crate::codec::{Codec, CodecError, read_back};
+use crate::schema::Schema;
 
 /// A version of the stored shape of a model. `#[derive(KvVersion)]` implements it for an older version, and
 /// `#[derive(KvModel)]` for the newest one.
@@ -65,6 +66,10 @@ pub trait KvVersion: Sized {
     /// Returns [`DecodeError`] if the version is outside of that range, if the bytes are not a record of that version,
     /// or if an upgrade fails.
     fn decode(version: u32, bytes: &[u8]) -> Result<Self, DecodeError>;
+
+    /// Returns the schema of each version from [`OLDEST`](Self::OLDEST) to [`VERSION`](Self::VERSION).
+    #[doc(hidden)]
+    fn __schemas() -> Vec<VersionSchema>;
 
     /// Encodes the record as a version from [`WRITES`](Self::WRITES) to [`VERSION`](Self::VERSION).
     ///
@@ -179,6 +184,25 @@ pub enum DecodeError {
     },
 }
 
+/// The schema of one version of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VersionSchema {
+    /// The version.
+    pub version: u32,
+    /// The name of its codec.
+    pub codec: &'static str,
+    /// The shape of its records.
+    pub schema: Schema,
+}
+
+impl VersionSchema {
+    /// Asks the codec for the schema of the type `V`.
+    pub(super) fn new<C: Codec<V>, V>(version: u32) -> Self {
+        Self { version, codec: C::NAME, schema: C::schema() }
+    }
+}
+
 /// The versions of a model: how to decode and encode each, and the rules for records without a version and for newer
 /// records. `#[derive(KvModel)]` creates it from the attributes.
 ///
@@ -194,6 +218,8 @@ pub struct ModelSchema<V> {
     pub(crate) codec: &'static str,
     pub(crate) decode: fn(u32, &[u8]) -> Result<V, DecodeError>,
     pub(crate) encode: fn(&V, u32) -> Result<Vec<u8>, CodecError>,
+    /// Returns the schema of each version from `oldest` to `version`. It probes the types, which takes some time.
+    pub(crate) schemas: fn() -> Vec<VersionSchema>,
     /// Reads the version from the record, if the version is a field.
     pub(crate) version_field: Option<fn(&[u8]) -> Result<Option<u32>, CodecError>>,
 }
@@ -212,6 +238,7 @@ impl<V> ModelSchema<V> {
             codec: C::NAME,
             decode: |version, bytes| first::<C, V>(VERSION, version, bytes),
             encode: |value, version| encode_first::<C, V>(VERSION, value, version),
+            schemas: || vec![VersionSchema::new::<C, V>(VERSION)],
             version_field: None,
         }
     }
@@ -264,7 +291,7 @@ pub(super) fn first<C: Codec<V>, V>(own: u32, version: u32, bytes: &[u8]) -> Res
     }
 }
 
-/// Decodes a record of the version `own` or of an earlier one, which `upgrade` converts.
+/// Decodes a record of the version `own` or of an earlier one, and upgrades it.
 ///
 /// # Errors
 ///
@@ -300,8 +327,8 @@ pub(super) fn encode_first<C: Codec<V>, V>(own: u32, value: &V, version: u32) ->
     Err(CodecError::new(C::NAME, detail))
 }
 
-/// Encodes a record as the version `own` or an earlier one, to which `downgrade` converts. The encoding of an earlier
-/// version is read back and compared, because the caller cannot compare it with the record.
+/// Encodes a record as the version `own`, or as an earlier one after `downgrade`. The encoding of an earlier version is
+/// read back and compared, because the caller cannot compare it with the record.
 ///
 /// # Errors
 ///

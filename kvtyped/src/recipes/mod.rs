@@ -102,13 +102,13 @@
 // | `lock`, `semaphore` | locks, their wait queue, and permits |
 // | `election`, `group`, `once` | recipes whose leases contain a value |
 // | `list` | the recipes of a bucket |
-mod record;
-mod location;
+pub(crate) mod record;
+pub(crate) mod location;
 mod open;
 mod counters;
 mod ids;
 mod rate_limit;
-mod lease;
+pub(crate) mod lease;
 mod context;
 mod announcement;
 mod lock;

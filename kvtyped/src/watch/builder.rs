@@ -77,6 +77,7 @@ impl<T: KvModel> ReadBucket<T> {
             from: None,
             headers_only: false,
             ignore_deletes: false,
+            ignore_rewrites: false,
             coalesce: false,
             timeout: None,
         }
@@ -94,6 +95,7 @@ pub struct Watch<'a, T: KvModel> {
     from: Option<Revision>,
     headers_only: bool,
     ignore_deletes: bool,
+    ignore_rewrites: bool,
     coalesce: bool,
     timeout: Option<Duration>,
 }
@@ -138,6 +140,16 @@ impl<T: KvModel> Watch<'_, T> {
         self
     }
 
+    /// Omits the [rewrites](crate::Entry::is_rewrite) of a migration, which do not change a record for its readers.
+    ///
+    /// A rewrite is still an event if it replaced a write that this watch has not yielded. So no change is missed, and
+    /// the existing records are complete. The watch remembers a hash and a revision, about 30 bytes, for each key that it
+    /// has yielded. With [`updates_only`](Self::updates_only), the first rewrite of each older record is an event.
+    pub fn ignore_rewrites(mut self) -> Self {
+        self.ignore_rewrites = true;
+        self
+    }
+
     /// Keeps only the newest pending event of each key, for a reader that may be slow. A separate task receives the
     /// events. It ends with the stream.
     pub fn coalesce(mut self) -> Self {
@@ -175,7 +187,7 @@ impl<T: KvModel> Watch<'_, T> {
         let updates =
             start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
         let updates = if self.coalesce { coalesce(updates) } else { updates };
-        Ok(Events::new(updates, self.bucket, self.headers_only, self.ignore_deletes))
+        Ok(Events::new(updates, self.bucket, self.headers_only, self.ignore_deletes, self.ignore_rewrites))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Typed events.
 
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,6 +86,8 @@ pub struct Events<T: KvModel> {
     clock: Arc<BucketClock>,
     headers_only: bool,
     ignore_deletes: bool,
+    /// `None` if rewrites are events.
+    rewrites: Option<YieldedWrites>,
     model: PhantomData<fn() -> T>,
 }
 
@@ -92,9 +97,11 @@ impl<T: KvModel> Events<T> {
         bucket: &ReadBucket<T>,
         headers_only: bool,
         ignore_deletes: bool,
+        ignore_rewrites: bool,
     ) -> Self {
         let (bucket, clock) = (bucket.name().to_owned(), Arc::clone(bucket.clock()));
-        Self { updates, bucket, clock, headers_only, ignore_deletes, model: PhantomData }
+        let rewrites = ignore_rewrites.then(YieldedWrites::default);
+        Self { updates, bucket, clock, headers_only, ignore_deletes, rewrites, model: PhantomData }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -109,9 +116,12 @@ impl<T: KvModel> Events<T> {
     }
 
     /// Returns the event for an item of the watch. `None` if the item is internal or filtered out.
-    fn event(&self, update: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
+    fn event(&mut self, update: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
         let event = match update {
             Ok(WatchUpdate::Entry(raw, pending)) => {
+                if self.rewrites.as_mut().is_some_and(|yielded| yielded.covers(&raw)) {
+                    return None;
+                }
                 let clock = &self.clock;
                 let event: Event<T> =
                     if self.headers_only { headers_only_event(&raw, clock) } else { decode_event(&raw, clock) };
@@ -125,7 +135,10 @@ impl<T: KvModel> Events<T> {
                 event
             }
             Ok(WatchUpdate::Ready) => Event::Ready,
-            Ok(WatchUpdate::Resync) => Event::Resync,
+            Ok(WatchUpdate::Resync) => {
+                self.rewrites.as_mut().map(YieldedWrites::clear);
+                Event::Resync
+            }
             Ok(WatchUpdate::Lagging(pending)) => Event::Lagging { pending },
             Ok(WatchUpdate::Alive(_) | WatchUpdate::Interrupted(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
@@ -134,6 +147,27 @@ impl<T: KvModel> Events<T> {
             },
         };
         Some(Ok(event))
+    }
+}
+
+/// The newest revision of each key that a watch has yielded, by a hash of the key.
+#[derive(Default)]
+struct YieldedWrites {
+    hasher: RandomState,
+    newest: HashMap<u64, Revision>,
+}
+
+impl YieldedWrites {
+    /// Whether an entry rewrites a write that the watch has yielded. Otherwise the entry is yielded.
+    fn covers(&mut self, raw: &RawEntry) -> bool {
+        let newest = self.newest.entry(self.hasher.hash_one(&raw.key)).or_default();
+        let is_covered = raw.headers.rewrite_of().is_some_and(|source| source <= *newest);
+        *newest = raw.revision.max(*newest);
+        is_covered
+    }
+
+    fn clear(&mut self) {
+        self.newest.clear();
     }
 }
 

@@ -22,6 +22,7 @@ mod killed;
 mod leases;
 mod orderly;
 mod parted;
+mod switches;
 
 pub(crate) use crashed::{HOLD, hold};
 
@@ -98,6 +99,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("clients-cut-off", "all clients of the leader cut off from it", false, parted::clients),
     scenario!("histories", "9 clients on 5 keys, under leaders that die, hang, step down", false, history::explained),
     scenario!("leases", "leases of 30 s, under leaders that die, hang, are restarted", false, leases::outlive_leaders),
+    scenario!(
+        "epoch-switches",
+        "write epochs switch while the leader steps down or dies",
+        true,
+        switches::under_faults
+    ),
+    scenario!(
+        "epoch-control",
+        "the control: a switch in two updates lets old writes land",
+        true,
+        switches::in_two_updates
+    ),
+    scenario!(
+        "epoch-control-transform",
+        "the control: a transform that names the epoch loses writes",
+        false,
+        switches::with_moving_transform
+    ),
     scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
 ];
 

@@ -11,8 +11,8 @@ use super::shared::LocalShared;
 use super::{scan, watch};
 use crate::backend::state::bucket::BucketState;
 use crate::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, RawBucket, RawCounters, RawEntry, Read,
-    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, RawBucket, RawCounters,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::Result;
@@ -90,7 +90,12 @@ impl Backend for LocalBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(Capabilities { key_ttl: true, atomic: true, ..Capabilities::new(self.shared.lock().name()) })
+            Ok(Capabilities {
+                key_ttl: true,
+                atomic: true,
+                write_epochs: true,
+                ..Capabilities::new(self.shared.lock().name())
+            })
         })
     }
 
@@ -130,6 +135,7 @@ impl Backend for LocalBackend {
         Box::pin(async move {
             begin(deadline).await?;
             config.validate()?;
+            config.check_no_epochs()?;
             Ok(None)
         })
     }

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::backend::{ClockReading, RawEntry};
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::entry::StoredEntry;
 use crate::backend::state::machine::StateMachine;
+use crate::backend::{ClockReading, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 

@@ -16,8 +16,8 @@ use super::write::commit::commit;
 use super::write::publish::publish;
 use super::write::purge::purge;
 use crate::backend::{
-    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, OnDrop, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
-    WatchRequest, WatchSignal, Write, detached,
+    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, OnDrop, RawBucket, RawEntry, Read, ReadAt, ScanItem,
+    ScanRequest, WatchRequest, WatchSignal, Write, detached,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};

@@ -3,6 +3,7 @@
 //! A server can be upgraded or downgraded while handles exist, so its features are valid for one connection only. In a
 //! cluster of mixed versions, they describe the server that led the bucket when they were requested.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
@@ -16,6 +17,7 @@ use super::jetstream::message::StoredMessage;
 use super::jetstream::stream_config::{stream_name, subject_prefix};
 use super::jetstream::stream_info;
 use super::jetstream::stream_state::StreamState;
+use super::jetstream::write_epochs::{EpochSettings, epoch_prefix};
 use super::multi_get_support::{FilterGetSupport, MultiGetSupport};
 use crate::backend::{BucketStatus, ClockReading, Deadline, Write};
 use crate::config::BucketConfig;
@@ -38,9 +40,12 @@ pub(crate) struct StreamContext {
     /// The prefix of the subjects in the stream: `$KV.b.`. A mirror has the prefix of its origin, unless it maps
     /// subjects.
     pub(crate) prefix: String,
-    /// The prefix of the subjects that writes are published to. It begins with the API prefix of another account or
-    /// domain.
-    pub(crate) write_prefix: String,
+    /// The begin of the subjects that writes are published to: empty, or the API prefix of another account or domain.
+    write_api: String,
+    /// The write epochs of the stream when the handle was opened.
+    epochs: EpochSettings,
+    /// The highest revision that this handle has seen.
+    seen: AtomicU64,
     /// Whether direct gets are allowed, so that any server that stores the bucket may answer.
     pub(crate) allow_direct: bool,
     /// The API of the leader that decides writes. For a mirror, this is the leader of its origin.
@@ -71,11 +76,11 @@ impl StreamContext {
         let prefix = stream_info::mapped_prefix(raw, &config.name).unwrap_or_else(|| subject_prefix(origin));
         let external = config.mirror.as_ref().and_then(|origin| origin.external_api());
         let leader_api = external.map_or_else(|| api.clone(), |prefix| api.with_prefix(prefix));
-        let origin_prefix = subject_prefix(origin);
-        let write_prefix = match leader_api.is_default() {
-            true => origin_prefix,
-            false => format!("{}.{origin_prefix}", leader_api.prefix()),
+        let write_api = match leader_api.is_default() {
+            true => String::new(),
+            false => format!("{}.", leader_api.prefix()),
         };
+        let epochs = EpochSettings::read(origin, raw);
         let reported = ServerFeatures::from_config(raw);
         let features = PerConnection::default();
         // The configuration of a mirror does not describe the server of its origin.
@@ -87,7 +92,9 @@ impl StreamContext {
             stream: stream_name(&config.name),
             leader_stream: stream_name(origin),
             prefix,
-            write_prefix,
+            write_api,
+            epochs,
+            seen: AtomicU64::new(0),
             allow_direct: raw.get("allow_direct").and_then(Value::as_bool).unwrap_or_default(),
             features,
             reliable_multi_filter_pending: reported.counts_multi_filter_pending(),
@@ -122,6 +129,15 @@ impl StreamContext {
         }
     }
 
+    /// Returns the subject that a write of a key is published to.
+    pub(crate) fn write_subject(&self, key: &Key, epoch: Option<u64>) -> String {
+        let (api, origin) = (&self.write_api, self.origin_bucket());
+        match epoch {
+            Some(epoch) => format!("{api}{}{key}", epoch_prefix(origin, epoch)),
+            None => format!("{api}{}{key}", subject_prefix(origin)),
+        }
+    }
+
     /// Returns the subject prefix of the entries in the leader's stream.
     pub(crate) fn leader_prefix(&self) -> String {
         match self.config.mirror {
@@ -131,8 +147,32 @@ impl StreamContext {
     }
 
     /// Returns the name of the bucket whose leader decides writes: the origin if this bucket is a mirror.
-    fn origin_bucket(&self) -> &str {
+    pub(crate) fn origin_bucket(&self) -> &str {
         self.config.mirror.as_ref().map_or(&*self.config.name, |origin| &*origin.bucket)
+    }
+
+    /// Records a revision of the bucket.
+    pub(crate) fn saw(&self, revision: Revision) {
+        self.seen.fetch_max(revision.get(), Ordering::Relaxed);
+    }
+
+    /// Returns the highest revision of the bucket that this handle has seen.
+    pub(crate) fn last_seen(&self) -> Revision {
+        Revision::new(self.seen.load(Ordering::Relaxed))
+    }
+
+    /// Whether several servers may decide writes.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.api.connection().is_clustered() || !self.leader_api.is_default()
+    }
+
+    /// Returns `EpochMoved` for a write that the bucket would store as no record: when this handle was opened, the
+    /// stream took the epoch without the subject transform.
+    pub(crate) fn check_epoch(&self, epoch: Option<u64>) -> Result<()> {
+        match self.epochs {
+            EpochSettings::Damaged { .. } => self.epochs.refusal(epoch).map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the limit on the size of a message, in bytes.
@@ -193,7 +233,10 @@ impl StreamContext {
     /// Returns `Unsupported` if the server would ignore the headers of this write.
     pub(crate) async fn check_header_support(&self, write: &Write, deadline: Deadline) -> Result<()> {
         let is_foreign = write.precondition.as_ref().is_some_and(|precondition| precondition.key != write.key);
+        // Before 2.11, a replicated bucket checks a precondition against the subject of the epoch, which stores nothing.
+        let is_in_epoch = write.precondition.is_some() && write.epoch.is_some();
         let needs = match (write.ttl, is_foreign) {
+            (None, false) if is_in_epoch => "nats-server 2.11 for a precondition in a write epoch",
             (None, false) => return Ok(()),
             (Some(_), _) => "nats-server 2.11 for the TTL of a key",
             (None, true) => "nats-server 2.11 for a precondition on another key",

@@ -13,6 +13,7 @@
 //! | `context` | the location of a bucket: its stream, subjects, leader and features |
 //! | `read` | reads, scans and watch sessions |
 //! | `write` | writes, batches and increments, and the recovery of lost acknowledgements |
+//! | `update` | changes of the settings of a bucket |
 //! | `bucket`, `counters` | the backend interface of one bucket, and of the counters of one stream |
 //! | `fuzzing` | parsers of untrusted bytes, for tests without a server |
 //!
@@ -26,6 +27,7 @@ mod read;
 mod write;
 mod bucket;
 mod counters;
+mod update;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -49,10 +51,11 @@ use self::context::StreamContext;
 use self::counters::NatsCounters;
 use self::jetstream::api::{Api, Idempotency};
 use self::jetstream::error::ApiError;
-use self::jetstream::{fixed_settings, stream_config, stream_info};
+use self::jetstream::{stream_config, stream_info};
 use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
 
 /// A backend that stores buckets on a NATS server or cluster.
 ///
@@ -160,6 +163,7 @@ impl NatsBackend {
 
     async fn create_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
         config.validate()?;
+        config.check_first_epoch()?;
         let capabilities = self.server_capabilities(deadline).await?;
         stream_config::check(&config, &capabilities)?;
         let config = config.with_defaults(capabilities.key_ttl, capabilities.atomic);
@@ -174,25 +178,6 @@ impl NatsBackend {
         self.verify_applied(info, &config, &capabilities)
     }
 
-    async fn update_stream(&self, config: BucketConfig, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
-        config.validate()?;
-        let capabilities = self.server_capabilities(deadline).await?;
-        stream_config::check(&config, &capabilities)?;
-        let found = self.api.stream(&config.name, deadline).await?;
-        let info = found.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
-        let (current, raw) = stream_info::parse_config(&info)?;
-        if stream_info::normalize(&config).differences(&current).is_empty() {
-            return self.bucket(current, &raw, &info);
-        }
-        let mut wanted = raw.clone();
-        fixed_settings::repair(&config.name, &mut wanted);
-        stream_config::merge_update(&config, &mut wanted);
-        let verb = format!("STREAM.UPDATE.{}", stream_config::stream_name(&config.name));
-        let reply = self.api.call(&verb, Some(&Value::Object(wanted)), Idempotency::AtMostOnce, deadline).await?;
-        let info = reply.map_err(ApiError::into_config_error)?;
-        self.verify_applied(info, &config, &capabilities)
-    }
-
     /// Returns the bucket that the server reports, or `Unsupported` if it lacks a requested setting: a server ignores a
     /// setting that it does not know.
     fn verify_applied(
@@ -202,6 +187,10 @@ impl NatsBackend {
         capabilities: &Capabilities,
     ) -> Result<Arc<dyn RawBucket>> {
         let (config, raw) = stream_info::parse_config(&info)?;
+        if wanted.write_epoch > config.write_epoch {
+            let found = format!("{}, which stored the epoch {:?}", capabilities.backend, config.write_epoch);
+            return Err(Error::unsupported("a server that supports `write_epochs`", found));
+        }
         if let Some(difference) = stream_info::normalize(wanted).differences(&config).first() {
             return Err(Error::unsupported(
                 format!("a server that supports `{}` = {}", difference.setting, difference.wanted),
@@ -214,6 +203,7 @@ impl NatsBackend {
     /// Creates the handle to a bucket from its settings and the information of its stream.
     fn bucket(&self, config: BucketConfig, raw: &Map<String, Value>, info: &Value) -> Result<Arc<dyn RawBucket>> {
         let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?).with_clock(info);
+        context.saw(Revision::new(info["state"]["last_seq"].as_u64().unwrap_or_default()));
         Ok(Arc::new(NatsBucket::new(context)))
     }
 
@@ -249,6 +239,7 @@ impl NatsBackend {
         deadline: Deadline,
     ) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
+        config.check_no_epochs()?;
         let mut config = config;
         config.history.get_or_insert(counters::DEFAULT_HISTORY);
         let config = config.with_defaults(false, false);

@@ -70,7 +70,11 @@ impl BucketState {
     /// Applies every message of a batch: its writes in their order, and then the markers that carry checks. A refused
     /// batch changes nothing.
     pub(crate) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Changes> {
+        let only_checks = batch.writes.is_empty();
         let mut messages = batch.messages()?;
+        if only_checks {
+            messages.iter_mut().for_each(|message| message.epoch = self.config.write_epoch);
+        }
         let Some(id) = messages.first().map(|write| write.id.clone()) else { return Ok(Changes::default()) };
         let count = messages.len();
         if count > 1 && self.config.atomic != Some(true) {
@@ -109,13 +113,14 @@ impl BucketState {
     fn check(&self, write: &mut Write, framed: impl Fn(Size) -> Size) -> Result<Size> {
         let size = framed(Size::of_write(write, &self.config.name));
         size.check(limits::MAX_PAYLOAD)?;
-        self.check_size(size)?;
         if write.kind == WriteKind::Purge && self.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.config.name));
         }
         if write.ttl.is_some() && self.config.takes_no_purge() {
             return Err(Error::no_rollups_for_ttl(&self.config.name));
         }
+        limits::check_epoch(write, &self.config)?;
+        self.check_size(size)?;
         if write.ttl.is_some() && self.config.limit_markers.is_none() {
             let found = format!("bucket `{}` without `limit_markers`", self.config.name);
             return Err(Error::unsupported(

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::backend::{OperationId, Precondition, Write, WriteKind};
-use crate::config::Storage;
+use crate::config::{BucketConfig, Storage, WriteEpochs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -26,7 +26,7 @@ pub(crate) struct Size {
 impl Size {
     /// Returns the size of the message of a write.
     pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, precondition, ttl, headers: record, epoch: _, id } = write;
+        let Write { key, kind, precondition, ttl, headers: record, epoch, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {
             WriteKind::Put(_) => headers,
@@ -35,7 +35,7 @@ impl Size {
         };
         if let Some(Precondition { key: expected_key, revision }) = precondition {
             headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
-            if expected_key != key {
+            if expected_key != key || epoch.is_some() {
                 headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, expected_key));
             }
         }
@@ -103,6 +103,16 @@ pub(crate) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a write of another write epoch than the bucket has.
+pub(crate) fn check_epoch(write: &Write, config: &BucketConfig) -> Result<()> {
+    let (sent, current) = (write.epoch, config.write_epoch);
+    let is_accepted = match sent {
+        Some(_) => sent == current,
+        None => config.write_epochs != Some(WriteEpochs::Closed),
+    };
+    if is_accepted { Ok(()) } else { Err(Error::new(ErrorKind::EpochMoved { sent, current })) }
 }
 
 /// Returns a conflict if a precondition does not hold.

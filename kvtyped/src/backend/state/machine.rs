@@ -35,6 +35,7 @@ impl StateMachine {
     /// Creates a bucket.
     pub(crate) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
         check(&config, self.name)?;
+        config.check_first_epoch()?;
         let now = self.tick(now);
         if self.buckets.contains_key(&config.name) {
             return Err(Error::new(ErrorKind::BucketExists));
@@ -103,7 +104,8 @@ fn check(config: &BucketConfig, backend: &str) -> Result<()> {
 }
 
 /// Merges the settings of `new` into `old`.
-fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
+fn merge(old: BucketConfig, mut new: BucketConfig) -> Result<BucketConfig> {
+    new.check_switch(&old)?;
     // Destructured, so that a new setting cannot be forgotten.
     let BucketConfig {
         name,
@@ -130,6 +132,8 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
     if storage.is_some() && storage != old.storage {
         return Err(Error::invalid_config("`storage` cannot change; create another bucket"));
     }
+    let write_epochs = write_epochs.or(old.write_epochs);
+    let first_epoch = write_epochs.map(|_| BucketConfig::FIRST_WRITE_EPOCH);
     let mut notes = old.metadata;
     notes.extend(metadata);
     Ok(with_irregularities(BucketConfig {
@@ -151,8 +155,8 @@ fn merge(old: BucketConfig, new: BucketConfig) -> Result<BucketConfig> {
         // As on a server, markers imply rollups, and an update repairs irregular settings.
         rollups: Some(rollups != Some(false) || limit_markers.is_some_and(|stay| !stay.is_zero())),
         atomic: atomic.or(old.atomic),
-        write_epochs: write_epochs.or(old.write_epochs),
-        write_epoch: write_epoch.or(old.write_epoch),
+        write_epochs,
+        write_epoch: write_epoch.or(old.write_epoch).or(first_epoch),
         irregular: Vec::new(),
     }))
 }

@@ -95,7 +95,9 @@ impl<R, E> GroupCall<R, E> {
         let (member, own, limit) = match (change, &mut record.group) {
             (None, None) => return NextStep::Finish { revision: record.revision(), result },
             (None, Some(group)) => (group.subscribe(deadline), None, Some(deadline)),
-            (Some(content), Some(group)) if may_join => (group.add_change(content, now, deadline), None, Some(deadline)),
+            (Some(content), Some(group)) if may_join => {
+                (group.add_change(content, now, deadline), None, Some(deadline))
+            }
             (Some(content), None) if may_join && has_waiters() => {
                 let (group, member) = record.start_group(key, content, now, deadline);
                 record.group = Some(group);

@@ -81,7 +81,8 @@ impl<T: KvModel> Bucket<T> {
                     if member.change_number == steps {
                         return Ok(CasOutcome { revision, result });
                     }
-                    let stored = decode::entry::<T>(&entry, self.clock()).map_err(|error| located(error.unknown_outcome()))?;
+                    let stored =
+                        decode::entry::<T>(&entry, self.clock()).map_err(|error| located(error.unknown_outcome()))?;
                     return Ok(CasOutcome { revision, result: stored });
                 }
                 Some(GroupResult::Conflict(error)) => {

@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use super::decision::{CasDecision, CasLimits, CasStart};
 use super::outcome::{Change, ModifyError};
 use crate::backend::{RawEntry, WriteKind};
-use crate::bucket::content::Content;
 use crate::bucket::clock::BucketClock;
+use crate::bucket::content::Content;
 use crate::bucket::decode::{self, Unverified};
 use crate::bucket::entry::Entry;
 use crate::bucket::entry::Pending;
@@ -206,7 +206,18 @@ impl<T: KvModel> Bucket<T> {
             // Compare the encoded bytes of the same value before and after the closure. The order of a map or the
             // formatting of another client is then not a change.
             let before = Unverified::new(&entry.value, &schema, Some(entry.version)).map_err(located)?;
-            let Entry { value, key: _, revision: _, created, ttl: kept, version, pending: _, headers: _, clock: _ } = entry;
+            let Entry {
+                value,
+                key: _,
+                revision: _,
+                created,
+                ttl: kept,
+                version,
+                is_rewrite,
+                pending: _,
+                headers: _,
+                clock: _,
+            } = entry;
             match change(Some(value))? {
                 Change::Keep => {
                     let unchanged = newest.map_or(Ok(None), decoded).map_err(located)?;
@@ -215,7 +226,8 @@ impl<T: KvModel> Bucket<T> {
                         (Some(_), Some(entry)) => {
                             let version = before.version();
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
-                            let result = Some(Entry { created: self.clock().now(), ttl, version, ..entry });
+                            let (created, is_rewrite) = (self.clock().now(), false);
+                            let result = Some(Entry { created, ttl, version, is_rewrite, ..entry });
                             Ok(CasDecision::Write { content, result })
                         }
                         (_, result) => Ok(CasDecision::Stop { result }),
@@ -231,7 +243,7 @@ impl<T: KvModel> Bucket<T> {
                             if let Some(stored) = newest.map_or(Ok(None), decoded).map_err(located)? {
                                 decode::verify_same(&entry.value, &stored.value).map_err(located)?;
                             }
-                            Ok(CasDecision::Stop { result: Some(Entry { created, version, ..entry }) })
+                            Ok(CasDecision::Stop { result: Some(Entry { created, version, is_rewrite, ..entry }) })
                         }
                         CasDecision::Stop { result: Some(entry) } => {
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
@@ -274,7 +286,18 @@ fn put<T: KvModel>(
     };
     let (revision, created, pending) = (Revision::ZERO, clock.now(), Pending::UNKNOWN);
     let clock = Arc::clone(clock);
-    let result = Some(Entry { value, key: key.clone(), revision, created, ttl, version, pending, headers: None, clock });
+    let result = Some(Entry {
+        value,
+        key: key.clone(),
+        revision,
+        created,
+        ttl,
+        version,
+        is_rewrite: false,
+        pending,
+        headers: None,
+        clock,
+    });
     Ok(match content {
         Some(content) => CasDecision::Write { content, result },
         None => CasDecision::Stop { result },

@@ -201,6 +201,8 @@ impl Api {
         capabilities.atomic = level >= API_LEVEL_ATOMIC_BATCH && is_new;
         capabilities.mirrors = true;
         capabilities.counters = level >= 2;
+        // A precondition in an epoch names its subject.
+        capabilities.write_epochs = level >= API_LEVEL_MESSAGE_TTL;
         Ok(capabilities)
     }
 

@@ -1,12 +1,14 @@
 //! The settings that every stream of a bucket has (ADR-8): their comparison and repair.
 //!
 //! Each difference breaks a promise. With `discard = old` a full stream drops acknowledged records. With `no_ack` no
-//! write is acknowledged. With a subject transform a record is stored under another key. Limits (`max_msgs`,
+//! write is acknowledged. With a subject transform a record is stored under another key, except with the transform of
+//! [`write_epochs`](super::write_epochs). Limits (`max_msgs`,
 //! `max_consumers`, `consumer_limits`) are not compared: a server that reaches a limit returns an error.
 
 use serde_json::{Map, Value, json};
 
 use super::stream_config::{bucket_name, has_counters, source_transform, subject_prefix};
+use super::write_epochs::{self, EpochSettings};
 use crate::config::Difference;
 
 /// A setting that every bucket has.
@@ -33,7 +35,6 @@ const REGULAR: &[Setting] = &[
     setting("no_ack", || json!(false), || json!(false)),
     setting("sealed", || json!(false), || json!(false)),
     setting("persist_mode", || json!("default"), || json!("default")),
-    setting("subject_transform", || Value::Null, || Value::Null),
 ];
 
 /// A setting of a stream that differs from that of a bucket.
@@ -59,7 +60,16 @@ fn irregular(bucket: &str, raw: &Map<String, Value>) -> Vec<Irregular> {
         compare(field, wanted(), found.cloned().unwrap_or_else(absent));
     }
     let is_mirror = raw.get("mirror").is_some_and(Value::is_object);
-    let subjects = if is_mirror { json!([]) } else { json!([format!("{}>", subject_prefix(bucket))]) };
+    // The transform of write epochs harms no bucket: it only maps subjects that a bucket without epochs does not take.
+    let epochs = if is_mirror { Vec::new() } else { write_epochs::taken_epochs(bucket, raw) };
+    if !write_epochs::has_transform(bucket, raw) || is_mirror {
+        let wanted = if epochs.is_empty() { Value::Null } else { write_epochs::transform(bucket) };
+        compare("subject_transform", wanted, raw.get("subject_transform").cloned().unwrap_or(Value::Null));
+    }
+    let subjects = match EpochSettings::read(bucket, raw) {
+        _ if is_mirror => json!([]),
+        settings => json!(write_epochs::epoch_subjects(bucket, settings.accepts(), epochs.last().copied())),
+    };
     compare("subjects", subjects, raw.get("subjects").filter(|found| found.is_array()).cloned().unwrap_or(json!([])));
     if is_mirror {
         compare("mirror_direct", json!(true), raw.get("mirror_direct").cloned().unwrap_or(json!(false)));
@@ -106,9 +116,13 @@ pub(crate) fn differences(bucket: &str, raw: &Map<String, Value>) -> Vec<Differe
 }
 
 /// Gives a stream the settings of a bucket. The server decides whether each change is allowed.
+///
+/// Damaged write epochs stay, because their repair takes several updates of the stream.
 pub(crate) fn repair(bucket: &str, raw: &mut Map<String, Value>) {
+    let is_damaged = matches!(EpochSettings::read(bucket, raw), EpochSettings::Damaged { .. });
     for Irregular { field, wanted, .. } in irregular(bucket, raw) {
         match wanted {
+            _ if is_damaged && matches!(field, "subjects" | "subject_transform") => {}
             Value::Null => drop(raw.remove(field)),
             // A server before 2.14 does not know `persist_mode`, and rejects the field.
             _ if field == "persist_mode" => drop(raw.remove(field)),
@@ -123,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::backend::nats::jetstream::stream_config::{to_counter_config, to_stream_config};
-    use crate::config::{BucketConfig, Source};
+    use crate::config::{BucketConfig, Source, WriteEpochs};
 
     fn plain() -> Map<String, Value> {
         to_stream_config(&BucketConfig::new("b"))
@@ -184,6 +198,27 @@ mod tests {
         limited.insert("max_msgs".to_owned(), json!(7));
         limited.insert("max_consumers".to_owned(), json!(7));
         assert_eq!(differences("b", &limited), []);
+    }
+
+    #[test]
+    fn half_of_write_epochs_is_irregular() {
+        let mut wanted = BucketConfig::new("b");
+        wanted.write_epochs = Some(WriteEpochs::Open);
+        wanted.write_epoch = Some(7);
+        let texts =
+            |raw: &Map<String, Value>| -> Vec<_> { differences("b", raw).iter().map(ToString::to_string).collect() };
+        let whole = to_stream_config(&wanted);
+        assert_eq!(texts(&whole), [""; 0]);
+        let mut raw = whole.clone();
+        raw.remove("subject_transform");
+        assert_eq!(texts(&raw), ["subject_transform: wanted {dest:$KV.b.>,src:$KV.=w.b.*.>}, found none"]);
+        let damaged = raw.clone();
+        repair("b", &mut raw);
+        assert_eq!(raw, damaged, "the repair takes several updates");
+        let mut raw = whole;
+        raw.insert("subjects".to_owned(), json!(["$KV.b.>", "$KV.=w.b.6.>", "$KV.=w.b.7.>"]));
+        let wanted = "subjects: wanted [$KV.b.>,$KV.=w.b.7.>], found [$KV.b.>,$KV.=w.b.6.>,$KV.=w.b.7.>]";
+        assert_eq!(texts(&raw), [wanted]);
     }
 
     #[test]

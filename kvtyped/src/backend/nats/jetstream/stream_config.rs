@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::write_epochs::{EpochSettings, epoch_subjects, transform};
 use crate::backend::Capabilities;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage, nanos};
 use crate::error::{Error, Result};
@@ -27,6 +28,10 @@ pub(crate) fn subject_prefix(bucket: &str) -> String {
 pub(crate) fn check(wanted: &BucketConfig, capabilities: &Capabilities) -> Result<()> {
     if wanted.limit_markers.is_some_and(|ttl| !ttl.is_zero()) && !capabilities.key_ttl {
         let needs = "nats-server 2.11 (JetStream API level 1) for limit markers";
+        return Err(Error::unsupported(needs, capabilities.backend.clone()));
+    }
+    if wanted.write_epochs.is_some() && !capabilities.write_epochs {
+        let needs = "nats-server 2.11 (JetStream API level 1) for write epochs";
         return Err(Error::unsupported(needs, capabilities.backend.clone()));
     }
     if wanted.atomic == Some(true) && !capabilities.atomic {
@@ -102,6 +107,16 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
         write_epoch,
         irregular: _,
     } = wanted;
+    // An existing stream without epochs gets them in several updates.
+    let epochs = match (EpochSettings::read(name, raw), write_epochs) {
+        (EpochSettings::Active { epochs, epoch }, _) => {
+            EpochSettings::Active { epochs: write_epochs.unwrap_or(epochs), epoch: write_epoch.unwrap_or(epoch) }
+        }
+        (found, None) => found,
+        (_, Some(epochs)) => {
+            EpochSettings::Active { epochs: *epochs, epoch: write_epoch.unwrap_or(BucketConfig::FIRST_WRITE_EPOCH) }
+        }
+    };
     let had_markers = raw.contains_key("subject_delete_marker_ttl");
     // A server allows rollups in every stream with limit markers, whatever the configuration says.
     if *rollups == Some(false)
@@ -143,6 +158,10 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
     }
     set("allow_rollup_hdrs", rollups.map(|on| json!(on)));
     set("allow_atomic", atomic.map(|on| json!(on)));
+    if let EpochSettings::Active { epochs, epoch } = epochs {
+        set("subjects", Some(json!(epoch_subjects(name, epochs, Some(epoch)))));
+        set("subject_transform", Some(transform(name)));
+    }
     if !metadata.is_empty() {
         let raw_metadata = raw.entry("metadata").or_insert_with(|| json!({}));
         for (key, value) in metadata {
@@ -239,6 +258,7 @@ mod tests {
 
     use super::*;
     use crate::backend::nats::jetstream::stream_info::{normalize, parse_config, read};
+    use crate::config::WriteEpochs;
 
     fn full() -> BucketConfig {
         let mut config = BucketConfig::new("b");
@@ -326,6 +346,26 @@ mod tests {
         let mut wanted = BucketConfig::new("m");
         wanted.mirror = Some(Source::new("b").api_prefix("$JS.hub.API"));
         assert_eq!(normalize(&wanted).mirror, Some(Source::new("b").domain("hub")));
+    }
+
+    #[test]
+    fn write_epochs_round_trip_through_stream_config() {
+        let mut config = BucketConfig::new("b").with_defaults(false, false);
+        for (epochs, subjects) in
+            [(WriteEpochs::Open, json!(["$KV.b.>", "$KV.=w.b.1.>"])), (WriteEpochs::Closed, json!(["$KV.=w.b.1.>"]))]
+        {
+            config.write_epochs = Some(epochs);
+            config = config.with_defaults(false, false);
+            let mut raw = to_stream_config(&config);
+            assert_eq!(raw["subjects"], subjects);
+            assert_eq!(raw["subject_transform"], json!({ "src": "$KV.=w.b.*.>", "dest": "$KV.b.>" }));
+            assert_eq!(read("b", &raw).unwrap(), config);
+            let mut switch = BucketConfig::new("b");
+            switch.write_epoch = Some(7);
+            merge_update(&switch, &mut raw);
+            let found = read("b", &raw).unwrap();
+            assert_eq!((found.write_epochs, found.write_epoch), (Some(epochs), Some(7)));
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 use super::fixed_settings;
 use super::message::time;
 use super::stream_config::{bucket_name, destination, subject_prefix};
+use super::write_epochs::EpochSettings;
 use crate::backend::BucketStatus;
-use crate::config::{BucketConfig, Placement, Republish, Source, Storage};
+use crate::config::{BucketConfig, Placement, Republish, Source, Storage, WriteEpochs};
 use crate::error::{Error, Result};
 use crate::revision::Revision;
 
@@ -58,7 +59,11 @@ pub(crate) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     // A mirror has no subjects. Neither have some streams that other clients create with sources.
     let subjects = raw.get("subjects").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let own = subject_prefix(name);
-    if !subjects.is_empty() && !subjects.iter().filter_map(Value::as_str).any(|subject| subject.starts_with(&own)) {
+    let epochs = EpochSettings::read(name, raw);
+    if !subjects.is_empty()
+        && epochs.accepts() == WriteEpochs::Open
+        && !subjects.iter().filter_map(Value::as_str).any(|subject| subject.starts_with(&own))
+    {
         return Err(Error::invalid_config(format!("`KV_{name}` is not a bucket: the stream does not store `{own}>`")));
     }
     let flag = |field: &str| raw.get(field).and_then(Value::as_bool).unwrap_or_default();
@@ -82,6 +87,9 @@ pub(crate) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     config.metadata = read_metadata(raw.get("metadata"));
     config.rollups = Some(flag("allow_rollup_hdrs"));
     config.atomic = Some(flag("allow_atomic"));
+    if let EpochSettings::Active { epochs, epoch } = epochs {
+        (config.write_epochs, config.write_epoch) = (Some(epochs), Some(epoch));
+    }
     config.irregular = fixed_settings::differences(name, raw);
     config.limit_markers = duration("subject_delete_marker_ttl").filter(|_| flag("allow_msg_ttl"));
     Ok(config)
@@ -153,7 +161,7 @@ pub(crate) fn status(info: Value) -> Result<BucketStatus> {
     Ok(status)
 }
 
-/// Returns the time of the server in the information of a stream. The field exists since nats-server 2.10.
+/// Returns the time of the server that answered. nats-server reports it since 2.10.
 pub(crate) fn server_time(info: &Value) -> Option<SystemTime> {
     text(info, "ts").and_then(time)
 }

@@ -18,7 +18,7 @@ use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::error::ApiError;
 use crate::backend::nats::jetstream::error_code;
 use crate::backend::nats::jetstream::message::header;
-use crate::backend::{Batch, Deadline, Write};
+use crate::backend::{Deadline, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -99,6 +99,11 @@ impl<'a> BatchMessages<'a> {
         batch
     }
 
+    /// Returns the subject of the message that aborts an attempt. That message is never stored.
+    fn abort_subject(&self) -> String {
+        self.requests.last().map(|last| last.subject.clone()).unwrap_or_default()
+    }
+
     /// Sends an attempt. With `to_all`, several servers may answer.
     pub(crate) async fn send(&mut self, to_all: bool) -> Result<InFlightBatch<'a>> {
         let connection = self.context.api.connection();
@@ -106,7 +111,7 @@ impl<'a> BatchMessages<'a> {
         let _turn = self.deadline.timeout(connection.lock_batch_send()).await?;
         self.attempts += 1;
         let batch = self.rotate_batch_id();
-        let subject = format!("{}{}.0", self.context.write_prefix, Batch::CHECK_KEY_PREFIX);
+        let subject = self.abort_subject();
         let client = connection.client();
         let mut staged = StagedBatch { client: client.clone(), subject, batch, messages: 0 };
         let mut last = None;
@@ -131,7 +136,7 @@ impl<'a> BatchMessages<'a> {
     pub(crate) async fn send_acked(&mut self, until: Instant) -> Option<BatchReply> {
         self.attempts += 1;
         let batch = self.rotate_batch_id();
-        let subject = format!("{}{}.0", self.context.write_prefix, Batch::CHECK_KEY_PREFIX);
+        let subject = self.abort_subject();
         let mut staged = StagedBatch { client: self.context.api.connection().client(), subject, batch, messages: 0 };
         for request in &self.requests {
             staged.messages += 1;
@@ -160,6 +165,7 @@ impl<'a> BatchMessages<'a> {
             AckReply::Stored(Acknowledgement { seq, count, .. })
                 if count == self.requests.len() && seq >= count as u64 =>
             {
+                self.context.saw(Revision::new(seq));
                 BatchReply::Applied(Revision::new(seq - count as u64 + 1))
             }
             AckReply::Stored(_) => {

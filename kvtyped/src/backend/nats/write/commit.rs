@@ -21,14 +21,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::batch::{BatchMessages, BatchReply, InFlightBatch};
+use super::epoch_refusal::{EpochCheck, EpochRefusal};
 use super::publish::publish;
 use super::recover_ack::{
-    Answered, Attempts, Evidence, FINAL_GRACE, Lookup, MAX_INCONCLUSIVE, Recoverable, Step, await_other_leader,
-    foreign_duplicate, recover,
+    Answered, Attempts, Evidence, FINAL_GRACE, LEADER_STEPDOWN_GRACE, Lookup, MAX_INCONCLUSIVE, Recoverable, Step,
+    await_other_leader, foreign_duplicate, recover,
 };
 use super::request::{WriteRequest, may_resend};
 use crate::backend::nats::context::StreamContext;
-use crate::backend::{Backoff, Batch, Deadline, Precondition};
+use crate::backend::{Backoff, Batch, Deadline, Precondition, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -42,7 +43,29 @@ const READS: usize = 16;
 /// Applies all writes of a batch or none, and returns their revisions.
 pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Deadline) -> Result<Vec<Revision>> {
     let count = batch.writes.len();
-    let mut writes = batch.messages()?;
+    if count > 0 {
+        return commit_messages(context, count, batch.messages()?, deadline).await;
+    }
+    // A batch that only checks writes no record, so it takes whichever epoch the bucket has.
+    let mut epoch = context.config.write_epoch;
+    loop {
+        let mut messages = batch.clone().messages()?;
+        messages.iter_mut().for_each(|message| message.epoch = epoch);
+        let result = commit_messages(context, count, messages, deadline).await;
+        match result.as_ref().map_err(Error::kind) {
+            Err(ErrorKind::EpochMoved { sent, current }) if *sent != *current && *current != epoch => epoch = *current,
+            _ => return result,
+        }
+    }
+}
+
+/// Applies the messages of a batch with this number of writes.
+async fn commit_messages(
+    context: &StreamContext,
+    count: usize,
+    mut writes: Vec<Write>,
+    deadline: Deadline,
+) -> Result<Vec<Revision>> {
     if writes.len() < 2 {
         let Some(only) = writes.pop() else { return Ok(Vec::new()) };
         let checked = only.precondition.as_ref().map_or_else(|| only.key.clone(), |condition| condition.key.clone());
@@ -52,7 +75,8 @@ pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Dead
     }
     context.check_batch_support(deadline).await?;
     let messages = BatchMessages::new(context, &writes, deadline)?;
-    let commit = Commit { messages, started: Instant::now(), deadline, lost_ack: false };
+    let check = EpochCheck::new(context, writes.first().and_then(|write| write.epoch));
+    let commit = Commit { messages, check, started: Instant::now(), deadline, lost_ack: false };
     let first = commit.run().await?;
     Ok((first.get()..).map(Revision::new).take(count).collect())
 }
@@ -60,6 +84,7 @@ pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Dead
 /// A batch that is being applied.
 struct Commit<'a> {
     messages: BatchMessages<'a>,
+    check: EpochCheck,
     started: Instant,
     deadline: Deadline,
     /// Whether an attempt has an unknown outcome and its reply is no longer awaited. Such an attempt was sent message by
@@ -115,9 +140,11 @@ impl<'a> Commit<'a> {
                 BatchReply::Retry(error) | BatchReply::NotLeader(error) => {
                     let context = self.messages.context;
                     tracing::debug!(stream = context.stream, %error, "retrying the batch");
-                    if matches!(context.probe_stream(deadline).await, Some(None)) {
-                        let error = Error::new(ErrorKind::BucketNotFound);
-                        return Err(attempts.evidence.outcome_of(error));
+                    if let Some(refusal) = self.check.refusal(context, deadline).await {
+                        if refusal.is_epoch_moved() && attempts.evidence.inconclusive > 0 {
+                            return self.resolve_after_switch(refusal).await;
+                        }
+                        return Err(attempts.evidence.outcome_of(refusal.error));
                     }
                     (error, outage.pause(deadline).await)
                 }
@@ -210,13 +237,48 @@ impl<'a> Commit<'a> {
         Err(error.caused_by(conflict).unknown_outcome())
     }
 
+    /// Decides the outcome of a batch after the bucket moved to another epoch. No attempt can be applied after that.
+    async fn resolve_after_switch(&self, refusal: EpochRefusal) -> Result<Revision> {
+        match self.look_up_after_switch(refusal).await {
+            Ok(Lookup::Applied(first)) => Ok(first),
+            Ok(Lookup::Rejected(error)) => Err(error),
+            Ok(_) => Err(Error::unavailable(Self::UNDECIDABLE).unknown_outcome()),
+            Err(error) => Err(error.unknown_outcome()),
+        }
+    }
+
+    /// Looks for this batch after the bucket moved to another epoch. If it was applied, each of its keys has an entry
+    /// that is newer than the first attempt.
+    async fn look_up_after_switch(&self, refusal: EpochRefusal) -> Result<Lookup<Revision>> {
+        let Self { messages: BatchMessages { context, requests, .. }, deadline, .. } = self;
+        if context.is_replicated() {
+            // A replaced leader may still answer.
+            tokio::time::sleep(LEADER_STEPDOWN_GRACE).await;
+        }
+        if let Some(first) = self.find_stored().await? {
+            return Ok(Lookup::Applied(first));
+        }
+        for request in requests {
+            let newest = context.leader_newest(&request.write.key, *deadline).await?;
+            if refusal.excludes(request.write, self.highest_expected(), newest.as_ref()) {
+                return Ok(Lookup::Rejected(refusal.error));
+            }
+        }
+        Ok(Lookup::Undecidable { may_resend: false })
+    }
+
+    /// Returns the highest revision that a precondition expects. The entries of the batch have later revisions.
+    fn highest_expected(&self) -> Revision {
+        let preconditions = self.messages.requests.iter().filter_map(|request| request.write.precondition.as_ref());
+        preconditions.map(|precondition| precondition.revision).max().unwrap_or_default()
+    }
+
     /// Whether it is proven that no attempt was applied, after the point where no attempt can be applied later. There are two
     /// proofs: another operation wrote the entry that directly followed the expected revision of a written key, or the
     /// only server has no new entry of a written key.
     async fn is_provably_unapplied(&self) -> Result<bool> {
         let Self { messages: BatchMessages { context, requests, .. }, deadline, .. } = self;
-        let preconditions = requests.iter().filter_map(|request| request.write.precondition.as_ref());
-        let highest = preconditions.map(|precondition| precondition.revision).max().unwrap_or_default();
+        let highest = self.highest_expected();
         for request in requests {
             let write = request.write;
             if let Some(own) = write.precondition.as_ref().filter(|precondition| precondition.key == write.key)
@@ -288,6 +350,13 @@ impl<'a> Recoverable for Commit<'a> {
         Ok(match self.find_stored().await? {
             Some(first) => Lookup::Applied(BatchReply::Applied(first)),
             None => {
+                if let Some(refusal) = self.check.moved(self.messages.context, self.deadline).await {
+                    return Ok(match self.look_up_after_switch(refusal).await? {
+                        Lookup::Applied(first) => Lookup::Applied(BatchReply::Applied(first)),
+                        Lookup::Rejected(error) => Lookup::Rejected(error),
+                        _ => Lookup::Undecidable { may_resend: false },
+                    });
+                }
                 let writes = self.messages.requests.iter().map(|request| request.write);
                 Lookup::NotStored { may_resend: may_resend(self.messages.context, writes, self.started) }
             }

@@ -118,7 +118,7 @@ impl Increment<'_> {
     }
 
     fn subject(&self) -> String {
-        format!("{}{}", self.context.write_prefix, self.key)
+        self.context.write_subject(self.key, None)
     }
 
     /// Creates an attempt. It is sent at the first wait for its reply.

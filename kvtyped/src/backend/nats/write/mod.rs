@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `ack` | the reply to a message |
 //! | `request` | one write as a message, and the outcome that a reply reports |
+//! | `epoch_refusal` | the decision about a write that no server accepted |
 //! | `recover_ack` | the engine that recovers a lost acknowledgement |
 //! | `publish` | the attempts of a single write |
 //! | `batch` | the messages of an atomic batch |
@@ -14,6 +15,7 @@
 
 pub(super) mod ack;
 pub(super) mod request;
+pub(super) mod epoch_refusal;
 pub(super) mod recover_ack;
 pub(super) mod publish;
 pub(super) mod batch;

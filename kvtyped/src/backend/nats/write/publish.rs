@@ -48,6 +48,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::epoch_refusal::{EpochCheck, EpochRefusal};
 use super::recover_ack::{
     Answered, Attempts, Evidence, LEADER_STEPDOWN_GRACE, Lookup, MAX_INCONCLUSIVE, Recoverable, Step,
     await_other_leader, foreign_duplicate, recover,
@@ -71,6 +72,7 @@ const RESEND_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Deadline) -> Result<Revision> {
     let mut request = WriteRequest::new(context, &write, deadline);
     request.check()?;
+    let check = EpochCheck::new(context, write.epoch);
     let (mut outage, mut congestion) = (Backoff::outage(), Backoff::congestion());
     // The number of attempts under the current form of the id, and of replies that prove nothing.
     let (mut sent, mut inconclusive) = (0_u32, 0_u32);
@@ -92,7 +94,7 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
             attempts.push(attempt);
             (attempts.evidence.sent, attempts.evidence.inconclusive) = (sent, inconclusive);
             tracing::debug!(stream = context.stream, key = %write.key, "a write was not acknowledged");
-            let mut lost = LostWrite { request: &request, started: Instant::now(), deadline };
+            let mut lost = LostWrite { request: &request, check, started: Instant::now(), deadline };
             // Rare paths are boxed, so that the future of a write stays small.
             return recover(&mut lost, &mut attempts, deadline).boxed().await;
         };
@@ -111,8 +113,14 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
             WriteReply::Rejected(error) => return Err(error.unknown_outcome()),
             WriteReply::Retry(error) => {
                 tracing::debug!(stream = context.stream, %error, "retrying the write");
-                if matches!(context.probe_stream(deadline).boxed().await, Some(None)) {
-                    return Err(Error::new(ErrorKind::BucketNotFound));
+                if let Some(refusal) = check.refusal(context, deadline).boxed().await {
+                    if inconclusive == 0 || !refusal.is_epoch_moved() {
+                        return Err(refusal.error);
+                    }
+                    let mut attempts = Attempts::default();
+                    (attempts.evidence.sent, attempts.evidence.inconclusive) = (sent, inconclusive);
+                    let mut lost = LostWrite { request: &request, check, started: Instant::now(), deadline };
+                    return recover(&mut lost, &mut attempts, deadline).boxed().await;
                 }
                 (error, outage.pause(deadline).await)
             }
@@ -159,6 +167,7 @@ async fn resolve_conflict(request: &WriteRequest<'_>, conflict: Error, deadline:
 /// A write whose acknowledgement was lost.
 struct LostWrite<'a> {
     request: &'a WriteRequest<'a>,
+    check: EpochCheck,
     /// The begin of the recovery.
     started: Instant,
     deadline: Deadline,
@@ -168,20 +177,25 @@ impl LostWrite<'_> {
     fn may_resend(&self) -> bool {
         may_resend(self.request.context, [self.request.write], self.started)
     }
-}
 
-impl Recoverable for LostWrite<'_> {
-    type Attempt = InFlight;
-    type Output = Revision;
-
-    const UNDECIDABLE: &'static str = "the acknowledgement was lost, and a later write replaced the key";
-
-    fn stream(&self) -> &str {
-        &self.request.context.stream
+    /// Looks for this write after the bucket moved to another epoch. No attempt can be stored after that.
+    async fn look_up_after_switch(&self, refusal: EpochRefusal) -> Result<Lookup<Revision>> {
+        let WriteRequest { context, write, .. } = self.request;
+        if context.is_replicated() {
+            // A replaced leader may still answer.
+            tokio::time::sleep(LEADER_STEPDOWN_GRACE).await;
+        }
+        let newest = context.leader_newest(&write.key, self.deadline).await?;
+        let expected = write.precondition.as_ref().map_or(Revision::ZERO, |precondition| precondition.revision);
+        Ok(match newest {
+            Some(ours) if ours.was_written_by(&write.id) => Lookup::Applied(ours.revision),
+            newest if refusal.excludes(write, expected, newest.as_ref()) => Lookup::Rejected(refusal.error),
+            _ => Lookup::Undecidable { may_resend: false },
+        })
     }
 
     /// Looks for this write in the leader's entries.
-    async fn look_up(&self, _is_undecidable: bool) -> Result<Lookup<Revision>> {
+    async fn look_up_stored(&self) -> Result<Lookup<Revision>> {
         let WriteRequest { context, write: Write { key, precondition, id, .. }, .. } = self.request;
         let deadline = self.deadline;
         // Read the other key first: once it has moved on, the state of our own key is final.
@@ -228,6 +242,27 @@ impl Recoverable for LostWrite<'_> {
             false => Lookup::Undecidable { may_resend: self.may_resend() },
         })
     }
+}
+
+impl Recoverable for LostWrite<'_> {
+    type Attempt = InFlight;
+    type Output = Revision;
+
+    const UNDECIDABLE: &'static str = "the acknowledgement was lost, and a later write replaced the key";
+
+    fn stream(&self) -> &str {
+        &self.request.context.stream
+    }
+
+    async fn look_up(&self, _is_undecidable: bool) -> Result<Lookup<Revision>> {
+        let found = self.look_up_stored().await?;
+        if let Lookup::NotStored { .. } | Lookup::Undecidable { .. } = found
+            && let Some(refusal) = self.check.moved(self.request.context, self.deadline).await
+        {
+            return self.look_up_after_switch(refusal).await;
+        }
+        Ok(found)
+    }
 
     async fn on_reply(&self, answered: Answered<InFlight>, evidence: &mut Evidence) -> Step<Revision> {
         let Answered { reply, is_last, .. } = answered;
@@ -240,7 +275,10 @@ impl Recoverable for LostWrite<'_> {
             Some(WriteReply::Rejected(error)) if is_last && (evidence.inconclusive == 0 || error.is_conflict()) => {
                 Step::Done(Err(error))
             }
-            Some(WriteReply::Retry(error)) if is_last && evidence.inconclusive == 0 => Step::Done(Err(error)),
+            Some(WriteReply::Retry(error)) if is_last && evidence.inconclusive == 0 => {
+                let refusal = self.check.refusal(self.request.context, self.deadline).await;
+                Step::Done(Err(refusal.map_or(error, |refusal| refusal.error)))
+            }
             Some(WriteReply::Rejected(error)) if !error.is_conflict() => {
                 evidence.rejection = Some(error);
                 Step::LookUp

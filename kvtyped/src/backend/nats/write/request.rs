@@ -71,7 +71,7 @@ impl<'a> WriteRequest<'a> {
             WriteKind::Put(value) => value.clone(),
             WriteKind::Delete | WriteKind::Purge => Bytes::new(),
         };
-        let subject = format!("{}{}", context.write_prefix, write.key);
+        let subject = context.write_subject(&write.key, write.epoch);
         let mut request = Self { context, write, subject, payload, size: 0, batch: None, msg_id_suffix: 0, deadline };
         request.size = request.message_size();
         request
@@ -104,7 +104,7 @@ impl<'a> WriteRequest<'a> {
     }
 
     fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
-        let Write { key, kind, precondition, ttl, headers, epoch: _, id } = self.write;
+        let Write { key, kind, precondition, ttl, headers, epoch, id } = self.write;
         // The server needs to remember the id only if it could store two attempts.
         let needs_no_deduplication =
             !self.context.config.may_be_behind() && precondition.is_none() && self.batch.is_none();
@@ -123,7 +123,9 @@ impl<'a> WriteRequest<'a> {
         }
         if let Some(precondition) = precondition {
             header(header::EXPECTED, &precondition.revision.to_string());
-            if precondition.key != *key {
+            // Servers before 2.12.8 check the subject before its transform in some cases: 2.11 in a replicated bucket, and
+            // 2.12 in a batch. So a write with an epoch names the stored subject.
+            if precondition.key != *key || epoch.is_some() {
                 header(header::EXPECTED_SUBJECT, &self.context.leader_subject(&precondition.key));
             }
         }
@@ -150,6 +152,7 @@ impl<'a> WriteRequest<'a> {
         if self.write.ttl.is_some() && self.context.config.takes_no_purge() {
             return Err(Error::no_rollups_for_ttl(&self.context.config.name));
         }
+        self.context.check_epoch(self.write.epoch)?;
         let limit = self.context.api.connection().max_payload();
         if self.size > limit {
             return Err(Error::new(ErrorKind::TooLarge { size: Some(self.size), limit: Some(limit) }));
@@ -171,6 +174,7 @@ impl<'a> WriteRequest<'a> {
     pub(crate) fn classify(&self, reply: Reply) -> Option<WriteReply> {
         Some(match AckReply::new(reply, &self.subject, self.deadline) {
             AckReply::Stored(Acknowledgement { seq, duplicate, .. }) if seq > 0 => {
+                self.context.saw(Revision::new(seq));
                 WriteReply::Applied { revision: Revision::new(seq), duplicate }
             }
             // This is how nats-server 2.10 reports another attempt in flight.

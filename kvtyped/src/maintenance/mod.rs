@@ -1,0 +1,44 @@
+//! Long jobs over the records of a model: counts by schema version, switches of the version, and migrations.
+//!
+//! | I want | use |
+//! |---|---|
+//! | to know which schema versions the records have | [`ReadBucket::schema_versions`](crate::ReadBucket::schema_versions) |
+//! | to make all programs write another version | [`Bucket::switch_version`](crate::Bucket::switch_version) |
+//! | to write all older records in the new version | [`Bucket::migrate`](crate::Bucket::migrate) |
+//! | to change all records by a function | [`Bucket::rewrite`](crate::Bucket::rewrite) |
+//!
+//! # One job at a time
+//!
+//! `migrate` and `rewrite` hold a lease for their model in the bucket itself, under the key
+//! `=kvtyped.maintenance.<model>.lease`. A second job fails with `Unavailable`, which names the holder, or waits with
+//! `.wait(..)`. A job that loses its lease stops with `Lost`. If its process dies, the lease is free after 30 s.
+//!
+//! A bucket may be unable to hold leases: it keeps more than one revision of each key, has no limit markers, is almost
+//! full, or denies the key to this user. The jobs then run without a lease. A migration is idempotent, so two migrations at once only waste
+//! work. Two rewrites at once both apply their functions.
+
+// Each module imports only from modules above it.
+//
+// | file | content |
+// |---|---|
+// | `lease` | one job at a time |
+// | `versions` | `schema_versions` |
+// | `switch` | `switch_version` |
+// | `remaining_ttl`, `pacer`, `checkpoint` | the rest of a TTL, the speed, and the stored position of a job |
+// | `engine` | one pass over the records |
+// | `migrate`, `rewrite` | the jobs over all records |
+mod lease;
+mod versions;
+mod switch;
+mod remaining_ttl;
+mod pacer;
+mod checkpoint;
+mod engine;
+mod migrate;
+mod rewrite;
+
+pub use self::engine::RewriteProgress;
+pub use self::migrate::{DryRun, Migrate, Migrated, MigrationPlan};
+pub use self::rewrite::{Rewrite, Rewritten};
+pub use self::switch::{SwitchVersion, VersionSwitch};
+pub use self::versions::{CountVersions, SchemaVersions};
