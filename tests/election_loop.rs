@@ -14,7 +14,9 @@ use kvtyped::prelude::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A loop that reports its terms, and works until it is stopped.
-fn working(election: Election<String>) -> (mpsc::UnboundedReceiver<Fence>, oneshot::Sender<()>, tokio::task::JoinHandle<Result<(), kvtyped::Error>>) {
+fn working(
+    election: Election<String>,
+) -> (mpsc::UnboundedReceiver<Fence>, oneshot::Sender<()>, tokio::task::JoinHandle<Result<(), kvtyped::Error>>) {
     let (terms, reported) = mpsc::unbounded_channel();
     let (stop, stopped) = oneshot::channel();
     let service = tokio::spawn(async move {

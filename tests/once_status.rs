@@ -26,7 +26,9 @@ fn is_mismatch<E>(result: &Result<u32, OnceError<E>>) -> bool {
 }
 
 /// Starts a run that ends when the returned channel is used.
-async fn started(charges: &Once<u32>) -> (tokio::task::JoinHandle<Result<u32, Error>>, tokio::sync::oneshot::Sender<u32>) {
+async fn started(
+    charges: &Once<u32>,
+) -> (tokio::task::JoinHandle<Result<u32, Error>>, tokio::sync::oneshot::Sender<u32>) {
     let (began, running) = tokio::sync::oneshot::channel();
     let (finish, result) = tokio::sync::oneshot::channel::<u32>();
     let charges = charges.clone();

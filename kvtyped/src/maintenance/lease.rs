@@ -13,7 +13,9 @@ use crate::recipes::lease::outcome::{AcquireOutcome, AcquireStatus};
 use crate::recipes::lease::record::{LeaseRecord, default_owner};
 use crate::recipes::lease::request::{AcquireRequest, ExpectedTombstone};
 use crate::recipes::lease::timing::LeaseTimingOptions;
-use crate::recipes::lease::wait::{Found, LeaseWaiter, WaitLimit, WaitOutcome, is_unreadable, unreadable, with_timeout};
+use crate::recipes::lease::wait::{
+    Found, LeaseWaiter, WaitLimit, WaitOutcome, is_unreadable, unreadable, with_timeout,
+};
 use crate::recipes::location::check_bucket;
 use crate::recipes::record::{RecipeKey, RecipeRecord};
 

@@ -93,10 +93,12 @@ pub enum RecipeKind {
     Ids,
     /// [`RateLimiter`](super::RateLimiter).
     RateLimiter,
+    /// The lease of a job that maintains the records of a model, such as [`migrate`](crate::Bucket::migrate).
+    Maintenance,
 }
 
 impl RecipeKind {
-    const ALL: [(&str, Self); 8] = [
+    const ALL: [(&str, Self); 9] = [
         ("lock", Self::Lock),
         ("election", Self::Election),
         ("semaphore", Self::Semaphore),
@@ -105,13 +107,15 @@ impl RecipeKind {
         ("counters", Self::Counters),
         ("ids", Self::Ids),
         ("rate", Self::RateLimiter),
+        ("maintenance", Self::Maintenance),
     ];
 
     fn of(key: &RecipeKey) -> Option<Self> {
         Self::ALL.iter().find(|(name, _)| *name == key.recipe()).map(|(_, kind)| *kind)
     }
 
-    /// Returns the name of the kind: `lock`, `election`, `semaphore`, `group`, `once`, `counters`, `ids`, `rate`.
+    /// Returns the name of the kind: `lock`, `election`, `semaphore`, `group`, `once`, `counters`, `ids`, `rate`,
+    /// `maintenance`.
     pub fn as_str(self) -> &'static str {
         Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }

@@ -124,9 +124,7 @@ pub use self::group::{Group, GroupEvent, GroupEvents, GroupView, Join, LeaveReas
 pub use self::ids::Ids;
 pub use self::lease::{Fence, Lease};
 pub use self::list::{RecipeInfo, RecipeKind};
-pub use self::lock::{
-    HeldLocks, Lock, LockEvent, LockEvents, LockGuard, LockHolder, LockWaiter, Locks, TryLock,
-};
+pub use self::lock::{HeldLocks, Lock, LockEvent, LockEvents, LockGuard, LockHolder, LockWaiter, Locks, TryLock};
 pub use self::once::{Once, OnceError, OnceKeys, OnceOutput, OnceResult, OnceRun, OnceRunStatus, OnceState};
 pub use self::rate_limit::{Quota, RateLimitDecision, RateLimiter, UntilReady};
 pub use self::semaphore::{Acquire, Permit, PermitHolder, Semaphore, TryAcquire};

@@ -53,6 +53,7 @@ where
     pub async fn all(&self) -> Result<AllLeaders<T>> {
         let list = async {
             let bucket = self.context.bucket().await?.as_model::<RecipeRecord<RawAnnouncement>>();
+            bucket.refresh_clock().await;
             let entries = bucket.list(RecipeKey::of_part(RECIPE, LEASE)).await?;
             Ok(AllLeaders { entries, value: PhantomData })
         };

@@ -13,6 +13,9 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::backend::Read;
+use crate::error::Result;
+use crate::model::Filter;
 use crate::recipes::announcement::{
     Announced, Announcement, AnnouncementVersion, RawAnnouncement, announced_accessors, decode, encode_value,
 };
@@ -22,9 +25,6 @@ use crate::recipes::lease::options::lease_options;
 use crate::recipes::lease::wait;
 use crate::recipes::open::{awaitable_handle, location_options};
 use crate::recipes::record::RecipeRecord;
-use crate::backend::Read;
-use crate::error::Result;
-use crate::model::Filter;
 use crate::store::Store;
 use crate::watch::{Event, Events};
 
@@ -139,6 +139,7 @@ where
     pub async fn leader(&self) -> Result<Option<Leader<T>>> {
         let read = async {
             let bucket = self.context.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
+            bucket.refresh_clock().await;
             let entry = bucket.get(&self.context.key(LEASE)).read(Read::Leader).await?;
             Ok(entry.map(|entry| Leader { announced: Announced::from_entry(entry) }))
         };

@@ -111,8 +111,19 @@ fn process_name(connection: Option<&str>, host: Option<&str>, pid: u32) -> Strin
 
 impl fmt::Debug for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, owner, since, note, term, value: _, value_version, requested_ttl_ms, ticket, fingerprint: _, unknown } =
-            self;
+        let Self {
+            id,
+            owner,
+            since,
+            note,
+            term,
+            value: _,
+            value_version,
+            requested_ttl_ms,
+            ticket,
+            fingerprint: _,
+            unknown,
+        } = self;
         f.debug_struct("LeaseRecord")
             .field("id", id)
             .field("owner", owner)

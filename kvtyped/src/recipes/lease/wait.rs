@@ -113,7 +113,8 @@ pub(crate) async fn acquire(
             let acquire = async {
                 let request = context.waiting_request(part, value, &status, limit.is_given()).await?;
                 let blocked = request.clone();
-                let resolve = |found: Result<Found<LeaseRecord>>| found.err().map(|error| Err(unreadable(error, &blocked)));
+                let resolve =
+                    |found: Result<Found<LeaseRecord>>| found.err().map(|error| Err(unreadable(error, &blocked)));
                 match LeaseWaiter::new(request).acquire_unless::<LeaseRecord, Infallible>(resolve).await? {
                     WaitOutcome::Acquired(lease) => Ok(lease),
                     WaitOutcome::Resolved(never) => match never {},

@@ -177,7 +177,9 @@ impl Locks {
     }
 
     async fn inspected(&self) -> Result<LeaseBucket> {
-        self.bucket.for_leases(self.options.timing.resolve()?.ttl).await
+        let bucket = self.bucket.for_leases(self.options.timing.resolve()?.ttl).await?;
+        bucket.refresh_clock().await;
+        Ok(bucket)
     }
 
     fn located(&self, operation: &'static str, name: Option<&str>, error: Error) -> Error {
@@ -244,9 +246,8 @@ impl Stream for HeldLocks {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let entry = ready!(self.entries.poll_next_unpin(context));
-        let held = |entry: Entry<RecipeRecord<LeaseRecord>>| {
-            (entry.key().name().to_owned(), LockHolder::from_entry(&entry))
-        };
+        let held =
+            |entry: Entry<RecipeRecord<LeaseRecord>>| (entry.key().name().to_owned(), LockHolder::from_entry(&entry));
         Poll::Ready(entry.map(|entry| entry.map(held)))
     }
 }

@@ -126,6 +126,7 @@ impl<T: KvModel> Bucket<T> {
 }
 
 async fn holder(bucket: &LeaseBucket, key: &RecipeKey) -> Result<Option<LockHolder>> {
+    bucket.refresh_clock().await;
     Ok(bucket.get(key).read(Read::Leader).await?.as_ref().map(LockHolder::from_entry))
 }
 

@@ -179,7 +179,7 @@ where
     }
 }
 
-/// Whether a run has this fingerprint, as far as both are known.
+/// Whether a run has this fingerprint. A missing fingerprint equals any other.
 fn is_same_request<T>(found: &Found<RunRecord<T>>, fingerprint: &Option<String>) -> bool {
     match (&found.value.fingerprint, fingerprint) {
         (Some(found), Some(wanted)) => found == wanted,

@@ -51,6 +51,7 @@ where
     pub async fn all(&self) -> Result<OnceKeys> {
         let list = async {
             let bucket = self.context.bucket().await?;
+            bucket.refresh_clock().await;
             Ok(OnceKeys { entries: bucket.list(self.context.all::<LeaseRecord>()).await? })
         };
         self.context.in_operation("all", None, list).await
@@ -138,9 +139,8 @@ impl Stream for OnceKeys {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let entry = ready!(self.entries.poll_next_unpin(context));
-        let state = |entry: Entry<RecipeRecord<LeaseRecord>>| {
-            (entry.key().part().to_owned(), OnceState::from_entry(&entry))
-        };
+        let state =
+            |entry: Entry<RecipeRecord<LeaseRecord>>| (entry.key().part().to_owned(), OnceState::from_entry(&entry));
         Poll::Ready(entry.map(|entry| entry.map(state)))
     }
 }

@@ -19,10 +19,9 @@ use crate::recipes::location::{BucketLocation, check_bucket};
 use crate::recipes::open::{LazyBucket, awaitable_handle, location_options};
 use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::store::Store;
-use crate::ttl::Ttl;
 
 /// The recipe's part of a key.
-const RECIPE: &str = "rate";
+pub(crate) const RECIPE: &str = "rate";
 
 /// The default limit for the attempts of a check that conflicts with other checks of the same key.
 const MAX_ATTEMPTS: u32 = 32;
@@ -100,10 +99,10 @@ impl Store {
 ///   hundred a second. A denial is a read.
 #[derive(Clone)]
 pub struct RateLimiter {
-    bucket: LazyBucket<Arc<LimiterInner>>,
-    name: String,
-    quota: Quota,
-    timeout: Option<Duration>,
+    pub(crate) bucket: LazyBucket<Arc<LimiterInner>>,
+    pub(crate) name: String,
+    pub(crate) quota: Quota,
+    pub(crate) timeout: Option<Duration>,
     max_attempts: u32,
 }
 
@@ -111,8 +110,8 @@ location_options!(RateLimiter: bucket);
 awaitable_handle!(RateLimiter: bucket);
 
 /// The opened bucket, and the state that the clones of a handle share.
-struct LimiterInner {
-    bucket: Bucket<RecipeRecord<Record>>,
+pub(crate) struct LimiterInner {
+    pub(crate) bucket: Bucket<RecipeRecord<Record>>,
     name: String,
     quota: Quota,
     gcra: Gcra,
@@ -124,7 +123,7 @@ struct LimiterInner {
 
 /// The record of a key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
+pub(crate) struct Record {
     #[serde(flatten)]
     used: GcraState,
     #[serde(flatten)]
@@ -178,7 +177,7 @@ impl RateLimiter {
     }
 
     /// Returns the opened limiter, and the rest of the time limit. Opens the bucket if necessary.
-    async fn inner(&self, timeout: Option<Duration>) -> Result<(Arc<LimiterInner>, Duration)> {
+    pub(crate) async fn inner(&self, timeout: Option<Duration>) -> Result<(Arc<LimiterInner>, Duration)> {
         let (name, quota) = (self.name.clone(), self.quota);
         let open = async move |location: BucketLocation| {
             let gcra = quota.gcra()?;
@@ -226,63 +225,6 @@ impl RateLimiter {
             limiter.check(&key, events, self.max_attempts, timeout).await
         };
         check.await.map_err(|error| error.with_context("check", self.bucket.name(), Some(&key.to_string())))
-    }
-
-    /// Returns the quota of this handle.
-    pub fn quota(&self) -> Quota {
-        self.quota
-    }
-
-    /// Returns the decision on one event, which does not count: nothing is written for the key.
-    ///
-    /// ```
-    /// # use kvtyped::prelude::*;
-    /// # use kvtyped::recipes::Quota;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), kvtyped::Error> {
-    /// let api = Store::memory().rate_limiter("api", Quota::per_minute(1)).await?;
-    /// assert!(api.peek("client-1").await?.is_allowed());
-    /// assert!(api.check("client-1").await?.is_allowed());
-    /// assert!(api.peek("client-1").await?.retry_after().is_some());
-    ///
-    /// api.reset("client-1").await?;
-    /// assert_eq!(api.peek("client-1").await?.remaining(), 1);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the errors of a read, and of the reading of the server's clock.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, nothing counts.
-    pub async fn peek(&self, key: &str) -> Result<RateLimitDecision> {
-        let key = RecipeKey::new(RECIPE, &self.name, key);
-        let peek = async {
-            let (limiter, timeout) = self.inner(self.timeout).await?;
-            limiter.peek(&key, 1, timeout).await
-        };
-        peek.await.map_err(|error| error.with_context("peek", self.bucket.name(), Some(&key.to_string())))
-    }
-
-    /// Forgets the events of a key, so that its full burst is available. Returns whether the key had counted events.
-    ///
-    /// # Errors
-    ///
-    /// Returns the errors of a read and of a purge.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the events may or may not be forgotten.
-    pub async fn reset(&self, key: &str) -> Result<bool> {
-        let key = RecipeKey::new(RECIPE, &self.name, key);
-        let reset = async {
-            let (limiter, timeout) = self.inner(self.timeout).await?;
-            limiter.reset(&key, timeout).await
-        };
-        reset.await.map_err(|error| error.with_context("reset", self.bucket.name(), Some(&key.to_string())))
     }
 
     /// Waits until an event is allowed, and counts it.
@@ -357,8 +299,10 @@ impl LimiterInner {
                 }
                 Err(denied) => denied,
             };
-            let denied =
-                RateLimitDecision { retry_after: Some(on_slowest_clock(wait)), remaining: gcra.remaining(record.value.used, now) };
+            let denied = RateLimitDecision {
+                retry_after: Some(on_slowest_clock(wait)),
+                remaining: gcra.remaining(record.value.used, now),
+            };
             set_decision(denied);
             // A reset is stored although no event is allowed.
             record.value.used = reset.ok_or(denied)?;
@@ -373,7 +317,7 @@ impl LimiterInner {
     }
 
     /// Returns the decision on these events. Writes nothing under the key.
-    async fn peek(&self, key: &RecipeKey, events: u32, timeout: Duration) -> Result<RateLimitDecision> {
+    pub(crate) async fn peek(&self, key: &RecipeKey, events: u32, timeout: Duration) -> Result<RateLimitDecision> {
         let end = Instant::now().checked_add(timeout);
         self.clock.refresh(&self.bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
@@ -384,21 +328,6 @@ impl LimiterInner {
         let denied = if events == 0 { None } else { self.gcra.decide(used, events, now).err() };
         let retry_after = denied.map(|Denied { wait, .. }| on_slowest_clock(wait));
         Ok(RateLimitDecision { retry_after, remaining: self.gcra.remaining(used, now) })
-    }
-
-    /// Removes the record of a key. Returns whether there was one.
-    async fn reset(&self, key: &RecipeKey, timeout: Duration) -> Result<bool> {
-        let end = Instant::now().checked_add(timeout);
-        let left = || end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
-        loop {
-            let Some(entry) = self.bucket.get(key).read(Read::Leader).timeout(left()).await? else { return Ok(false) };
-            let purge = self.bucket.purge(key).if_revision(entry.revision()).ttl(Ttl::MIN);
-            match purge.timeout(left()).await {
-                // Another check counted an event.
-                Err(error) if error.is_conflict() => {}
-                removed => return removed.map(|_| true),
-            }
-        }
     }
 
     /// Two processes that use one name with different quotas keep neither quota. Log it once for each handle.

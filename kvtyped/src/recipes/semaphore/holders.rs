@@ -36,6 +36,7 @@ impl Semaphore {
     pub async fn holders(&self) -> Result<Vec<PermitHolder>> {
         let list = async {
             let bucket = self.context.bucket().await?;
+            bucket.refresh_clock().await;
             let mut entries = bucket.list(self.context.all::<LeaseRecord>()).await?;
             let mut holders = Vec::new();
             while let Some(entry) = entries.next().await {
