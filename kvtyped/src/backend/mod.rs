@@ -126,6 +126,8 @@
 //! * A handle returns the creation time of its bucket. A changed epoch means that a new bucket may have that name
 //!   (`handle_keeps_identity_of_its_bucket`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
+//! * A reading of the clock, if there is one, and the time of a status agree with the times of entries
+//!   (`clock_dates_entries`).
 //! * The status counts the current entries (`status_counts_current_entries`).
 //! * A purge fails with `Unsupported` in a bucket without rollups (`purge_needs_rollups`).
 //!
