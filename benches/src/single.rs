@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use async_nats::HeaderMap;
 use kvtyped::Storage;
+use kvtyped::config::WriteEpochs;
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
@@ -85,6 +86,15 @@ async fn writes(world: &mut World) {
     };
     let measured = pairs(blocks, each, ours, theirs).await;
     world.report.row("put", "kv.put + serde_json").goal(1.05).measured(&measured);
+
+    let in_epochs = world.store.bucket().name("writes-in-epochs").write_epochs(WriteEpochs::Closed);
+    let in_epochs: Bucket<Session> = in_epochs.await.expect("the bucket is made");
+    let in_epoch = async || {
+        let session = Session::new("acme", next());
+        time(async { in_epochs.put(&session).await.expect("it is put") }).await
+    };
+    let measured = pairs(blocks, each, in_epoch, ours).await;
+    world.report.row("put in a write epoch", "put").goal(1.02).measured(&measured);
 
     // The same client, with a message id to look up a write: a header that the server reads and stores.
     let mut publishes = 0_u64;

@@ -28,7 +28,8 @@ fn shape() -> impl Strategy<Value = String> {
         let name = "[a-d\"\u{e9}]{1,2}";
         let aliases = prop_oneof![
             3 => Just(String::new()),
-            1 => "[x-z]".prop_map(|alias| format!(r#""aliases":["{alias}"],"#))
+            // The alias is made of the name, because a name belongs to one field or variant.
+            1 => Just(r#""aliases":[ALIAS],"#.to_owned())
         ];
         let presence = prop::sample::select(vec!["", r#""presence":"optional","#, r#""presence":"unknown","#]);
         let field = (aliases.clone(), presence, inner.clone())
@@ -38,7 +39,10 @@ fn shape() -> impl Strategy<Value = String> {
             None => format!("{{{}}}", aliases.trim_end_matches(',')),
         });
         let named = |entries: std::collections::BTreeMap<String, String>| {
-            let entries = entries.iter().map(|(name, it)| format!("{}:{it}", serde_json::Value::from(name.as_str())));
+            let quoted = |text: &str| serde_json::Value::from(text).to_string();
+            let entries = entries
+                .iter()
+                .map(|(name, it)| format!("{}:{}", quoted(name), it.replace("ALIAS", &quoted(&format!("{name}~")))));
             entries.collect::<Vec<_>>().join(",")
         };
         let flag = |name: &'static str| prop::sample::select(vec![String::new(), format!(r#","{name}":true"#)]);

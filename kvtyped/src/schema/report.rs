@@ -50,8 +50,11 @@ impl Effect {
     /// Returns the worse effect, with the reasons of both.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.verdict = self.verdict.max(other.verdict);
-        self.reasons.extend(other.reasons);
-        self.reasons.dedup();
+        for reason in other.reasons {
+            if self.reasons.last() != Some(&reason) {
+                self.reasons.push(reason);
+            }
+        }
         self
     }
 }
