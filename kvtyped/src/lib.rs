@@ -299,6 +299,10 @@ pub mod changing_a_model {}
 #[cfg(feature = "nats")]
 pub mod permissions {}
 
+#[doc = include_str!("../docs/durability.md")]
+#[cfg(feature = "file")]
+pub mod durability {}
+
 #[doc = include_str!("../docs/guarantees.md")]
 #[doc = include_str!("../docs/guarantees-table.md")]
 #[doc = include_str!("../docs/guarantees-limits.md")]
@@ -317,7 +321,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields, golden};
+pub use crate::model::{Filter, KvModel, KvVersion, RawRecord, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

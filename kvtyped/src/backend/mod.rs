@@ -179,7 +179,7 @@
 // | `counters` | the interface of counters |
 // | `state` | the state machine of the embedded backend |
 // | `local` | the interface over the state machine |
-// | `memory`, `nats` | the backends, which do not import each other |
+// | `memory`, `file`, `nats` | the backends, which do not import each other |
 mod deadline;
 mod backoff;
 mod concurrent;
@@ -196,6 +196,8 @@ mod counters;
 mod state;
 mod local;
 pub mod memory;
+#[cfg(feature = "file")]
+pub mod file;
 #[cfg(feature = "nats")]
 pub mod nats;
 
@@ -209,18 +211,19 @@ pub(crate) use self::detached::{OnDrop, detached, run_in_background};
 pub use self::entry::{Operation, RawEntry};
 pub use self::headers::RecordHeaders;
 pub use self::scan::{ScanItem, ScanRequest};
-pub use self::status::{BucketIdentity, BucketStatus, Capabilities};
+pub use self::status::{BucketIdentity, BucketStatus, Capabilities, ClockReading};
 pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 pub use self::write::{OperationId, Precondition, Write, WriteKind};
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::config::BucketConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
@@ -250,6 +253,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the names of all buckets, in order.
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>>;
 
+    /// Copies everything into a new file, while writers continue. Only the backend of a file supports this.
+    fn backup(&self, path: PathBuf) -> BoxFuture<'_, Result<()>> {
+        let _ = path;
+        let found = "a backend without a file";
+        Box::pin(async move { Err(Error::unsupported("a store in a file (`file:`), for a backup", found)) })
+    }
+
     /// Sends the pending messages and closes everything that this backend opened, including its own connection.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
@@ -261,6 +271,12 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the identity of the bucket and the epoch of the connection. Performs no I/O.
     fn identity(&self) -> BucketIdentity;
+
+    /// Returns a reading of the clock that dates entries, from when the bucket was opened or later. Performs no I/O.
+    /// `None` if the backend has none, and the local clock is used in its place.
+    fn clock(&self) -> Option<ClockReading> {
+        None
+    }
 
     /// Returns the current status.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;

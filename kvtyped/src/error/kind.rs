@@ -166,6 +166,21 @@ pub enum ErrorKind {
         /// The missing part.
         reason: String,
     },
+    /// Another process uses the file of the store.
+    InUse {
+        /// The file.
+        file: String,
+        /// The process, as far as it is known.
+        process: String,
+    },
+    /// The file of the store is damaged. Nothing was changed.
+    /// `kvtyped::backend::file::salvage` copies what is readable.
+    Damaged {
+        /// The file.
+        file: String,
+        /// The damage: the table, row or number that is wrong. Never a key or a value.
+        reason: String,
+    },
     /// The lease is lost, or may be: it was not renewed in time, or another holder has it. Stop the protected work.
     Lost,
     /// Another holder has taken the lock since, so the fence refused the write. Stop the protected work.
@@ -280,6 +295,10 @@ impl ErrorKind {
             Self::Tls { reason } => write!(f, "the connection cannot be encrypted: {reason}"),
             Self::Timeout { after } => write!(f, "did not complete within {:?}; allow more time, or check the connection", rounded(*after)),
             Self::Unavailable { reason } => write!(f, "unavailable: {reason}"),
+            Self::InUse { file, process } => {
+                write!(f, "cannot open `{file}`: in use by {process}; stop it, or use another file")
+            }
+            Self::Damaged { file, reason } => write!(f, "`{file}` is damaged: {reason}; restore a backup, or copy what is readable with `salvage`"),
             Self::Lost => f.write_str("the lease is lost, or may be lost; stop the protected work, and take it again"),
             Self::Fenced => f.write_str(
                 "another holder has taken the lock, so the write was refused; stop the protected work, and take the lock again",
