@@ -247,6 +247,7 @@
 //! |---|---|---|
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
+//! | `file` | no | durable storage in a file of this machine (`file:` URLs), with SQLite |
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |

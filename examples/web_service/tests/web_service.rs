@@ -1,6 +1,7 @@
 //! Drives the service over HTTP: two processes on a server, and a browser.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -158,7 +159,17 @@ async fn one_process_serves_from_memory() {
     let leads = async || (service.state("")["leader"] == "solo").then_some(());
     wait::until("it leads", SOON, leads).await;
     assert_eq!(service.get("/health/ready", "").status, 200);
+
+    // A client that reads events reads the change, and does not delay the end of the process.
+    let mut events = TcpStream::connect(service.url.strip_prefix("http://").unwrap()).unwrap();
+    events.write_all(b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    events.set_read_timeout(Some(SOON)).unwrap();
+    let mut lines = BufReader::new(events).lines().map(|line| line.expect("an event or the end"));
+    assert!(lines.any(|line| line == "event: config"), "the current configuration");
+    let start = Instant::now();
     assert!(service.terminate().success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(lines.last().as_deref(), Some(""), "the response ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]

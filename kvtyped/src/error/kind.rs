@@ -81,6 +81,12 @@ pub enum ErrorKind {
         /// The epoch of the bucket, if the backend reported it.
         current: Option<u64>,
     },
+    /// The validation function of the model refused the record, so nothing was written. The source of the error is a
+    /// [`Refusal`](crate::model::Refusal) with the reason.
+    Invalid {
+        /// The path of the function, as the attribute `validate` of the model names it.
+        path: &'static str,
+    },
     /// A stored value failed the check of a live value.
     Rejected {
         /// The reason from the check.
@@ -252,6 +258,7 @@ impl ErrorKind {
                 let shown = |epoch: &Option<u64>| epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
                 write!(f, "the write epoch moved: sent {}, the bucket has {}; open the bucket again", shown(sent), shown(current))
             }
+            Self::Invalid { path } => write!(f, "the record is invalid: `{path}` refused it; the source of the error has the reason"),
             Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),
             Self::BucketReplaced => {
                 f.write_str("the bucket was recreated, or restored to an earlier state; open it again, and read again")
