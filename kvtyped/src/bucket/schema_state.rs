@@ -109,9 +109,12 @@ impl SchemaState {
         self.current.load_full()
     }
 
-    /// Replaces the last reading.
+    /// Replaces the last reading. An epoch stays if the bucket has lost its own, so that the backend refuses later
+    /// writes and names the cause.
     pub(crate) fn set(&self, config: &BucketConfig) {
-        self.current.store(Arc::new(BucketSchema::new(config)));
+        let mut schema = BucketSchema::new(config);
+        schema.epoch = schema.epoch.or(self.epoch());
+        self.current.store(Arc::new(schema));
     }
 }
 
@@ -158,6 +161,14 @@ mod tests {
         assert!(switched(Some(2)).epoch_for(&[target]).unwrap_err().is_stale_schema());
         assert_eq!(switched(Some(2)).epoch_for(&[Target { writes: 2, ..target }]).unwrap(), Some(2));
         assert_eq!(switched(None).epoch_for(&[target]).unwrap(), None);
+    }
+
+    #[test]
+    fn lost_epoch_stays() {
+        let state = SchemaState::new(&BucketConfig { write_epoch: Some(3), ..config(None) });
+        state.set(&config(Some((2, 2))));
+        assert_eq!(state.epoch(), Some(3));
+        assert_eq!(state.load().writes::<User>(), 2);
     }
 
     #[test]
