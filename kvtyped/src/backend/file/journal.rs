@@ -11,6 +11,7 @@ use super::buckets::BucketRows;
 use super::checkpoint;
 use super::control::Control;
 use super::errors::{is_busy, is_full, no_space_reason};
+use super::load::Loaded;
 use super::lock::{LockFile, Mark};
 use super::options::{FileOptions, Limits, SyncMode};
 use super::paths::Paths;
@@ -68,20 +69,15 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    #[allow(clippy::too_many_arguments, reason = "called once")]
     pub(super) fn new(
         options: &FileOptions,
         paths: Paths,
         db: Connection,
         lock: LockFile,
         log: LogWriter,
-        meta: Meta,
-        rows: BucketRows,
-        unknown: Unknown,
-        last: i64,
-        journal_bytes: usize,
-        has_orphans: bool,
+        loaded: Loaded,
     ) -> Self {
+        let Loaded { meta, rows, unknown, last, journal_bytes, has_orphans, .. } = loaded;
         Self {
             db: Rc::new(db),
             paths,

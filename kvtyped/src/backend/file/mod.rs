@@ -42,6 +42,8 @@ mod backup;
 mod open;
 mod salvage;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::options::FileOptions;
 pub use self::options::SyncMode;
