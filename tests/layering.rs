@@ -2,8 +2,11 @@
 //!
 //! The sources are read as text. A path `crate::module::..` in code counts, but not in a comment.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use regex::Regex;
 
 use crate::language;
 
@@ -19,6 +22,7 @@ const RANKS: &[&[&str]] = &[
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
+    &["integrations"],
     &["maintenance"],
     &["prelude", "private", "lib"],
 ];
@@ -28,6 +32,20 @@ const BANS: &[(&[&str], &[&str])] = &[
     (
         &["key", "codec", "config", "model", "revision", "ttl"],
         &["tokio::", "async_nats", "std::fs", "std::net", "Instant::", "SystemTime::now", "spawn("],
+    ),
+    // An integration could be a separate crate: it names the public API only.
+    (
+        &["integrations"],
+        &[
+            "crate::b",
+            "crate::c",
+            "crate::r",
+            "crate::s",
+            "crate::w",
+            "kvtyped::backend",
+            "kvtyped::__private",
+            "spawn(",
+        ],
     ),
     (&["backend/state"], &["tokio::time", "tokio::task", "Instant::", "SystemTime::now", "spawn("]),
     (
@@ -175,6 +193,31 @@ fn modules_avoid_banned_identifiers() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// An integration could be a separate crate. Private items of the crate would compile here, but not there.
+#[test]
+fn integrations_use_public_api_only() {
+    let name = Regex::new(r"(?m)^\s*(pub(?:\(\w+\))?) (?:const |async )*fn (\w+)").expect("a regular expression");
+    let call = Regex::new(r"(?:\.|::)(\w+)\(").expect("a regular expression");
+    let sources = sources();
+    let (integrations, others): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.module == "integrations");
+    let declared = |is_public: bool| {
+        let functions = others.iter().flat_map(|source| name.captures_iter(&source.code));
+        let functions = functions.filter(move |function| (&function[1] == "pub") == is_public);
+        functions.map(|function| function[2].to_owned()).collect::<BTreeSet<_>>()
+    };
+    let private: BTreeSet<_> = &declared(false) - &declared(true);
+    let mut calls = 0;
+    for source in integrations {
+        let inner = imports(source).into_iter().find(|module| module != "integrations");
+        assert_eq!(inner, None, "{}: use paths that begin with `kvtyped::`", source.path.display());
+        for called in call.captures_iter(&source.code) {
+            calls += 1;
+            assert!(!private.contains(&called[1]), "{} calls the private `{}`", source.path.display(), &called[1]);
+        }
+    }
+    assert!(private.contains("with_context") && calls > 100, "{calls} calls, {} private functions", private.len());
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod record;
 mod report;
 mod single;
 mod sizes;
+mod versions;
 mod watching;
 mod workers;
 mod world;
@@ -27,7 +28,7 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "single",
     "embedded",
     "file",
@@ -35,6 +36,7 @@ const GROUPS: [&str; 12] = [
     "many",
     "lists",
     "watching",
+    "versions",
     "sizes",
     "memory",
     "locks",
@@ -82,6 +84,7 @@ async fn measure(group: &str, world: &mut World) {
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,
         "watching" => watching::measure(world).await,
+        "versions" => versions::measure(world).await,
         "sizes" => sizes::measure(world).await,
         "memory" => memory::measure(world).await,
         "locks" => locks::measure(world).await,

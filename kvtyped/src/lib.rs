@@ -250,6 +250,10 @@
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
+//! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
+//! | `tower` | no | a rate limit layer for tower services |
+//! | `axum-0_8` | no | errors, `ETag` and `If-Match` for axum |
+//! | `secrecy-0_10` | no | secret strings in records |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
@@ -259,6 +263,8 @@ extern crate self as kvtyped;
 // first, because rustdoc lists its methods in the order of the modules.
 pub mod prelude;
 mod store;
+#[cfg(any(feature = "tower-sessions-0_15", feature = "tower", feature = "axum-0_8", feature = "secrecy-0_10"))]
+pub mod integrations;
 pub mod connect;
 pub mod maintenance;
 pub mod recipes;
@@ -315,7 +321,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields, golden};
+pub use crate::model::{Filter, KvModel, KvVersion, RawRecord, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

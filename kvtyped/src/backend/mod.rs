@@ -211,7 +211,7 @@ pub(crate) use self::detached::{OnDrop, detached, run_in_background};
 pub use self::entry::{Operation, RawEntry};
 pub use self::headers::RecordHeaders;
 pub use self::scan::{ScanItem, ScanRequest};
-pub use self::status::{BucketIdentity, BucketStatus, Capabilities};
+pub use self::status::{BucketIdentity, BucketStatus, Capabilities, ClockReading};
 pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 pub use self::write::{OperationId, Precondition, Write, WriteKind};
 
@@ -271,6 +271,12 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the identity of the bucket and the epoch of the connection. Performs no I/O.
     fn identity(&self) -> BucketIdentity;
+
+    /// Returns a reading of the clock that dates entries, from when the bucket was opened or later. Performs no I/O.
+    /// `None` if the backend has none, and the local clock is used in its place.
+    fn clock(&self) -> Option<ClockReading> {
+        None
+    }
 
     /// Returns the current status.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;

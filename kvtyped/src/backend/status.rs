@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::config::BucketConfig;
 use crate::revision::Revision;
 
@@ -17,7 +19,7 @@ pub struct Capabilities {
     pub mirrors: bool,
     /// Whether the backend supports counters (nats-server 2.12).
     pub counters: bool,
-    /// Whether buckets support write epochs (nats-server 2.10).
+    /// Whether buckets support write epochs (nats-server 2.11).
     pub write_epochs: bool,
     /// The name of the backend in messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,
@@ -39,6 +41,15 @@ pub struct BucketIdentity {
     /// Grows whenever the bucket may have been replaced, by a new bucket or by an older copy, for example after a lost
     /// connection.
     pub connection_epoch: u64,
+}
+
+/// A reading of the clock that dates and expires the entries of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The time of the backend's clock.
+    pub server: SystemTime,
+    /// When the reading arrived in this process.
+    pub at: Instant,
 }
 
 /// The current status of a bucket.

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::clock::BucketClock;
 use super::content::Target;
 use super::modify::key_queue::KeyQueues;
 use super::precondition::{FencePrecondition, FenceResult};
@@ -75,6 +78,7 @@ pub(super) struct BucketInner {
     /// The shutdown signal of the store.
     pub(super) shutdown: Arc<ShutdownSignal>,
     pub(super) schema: SchemaState,
+    pub(super) clock: Arc<BucketClock>,
     pub(super) seen: SeenRevisions,
     pub(super) key_queues: Arc<KeyQueues>,
     pub(super) tombstones: Tombstones,
@@ -97,11 +101,13 @@ impl<T: KvModel> ReadBucket<T> {
         // A bucket with more history stores every change separately.
         let key_queues = Arc::new(KeyQueues::new(!matches!(raw.config().history, None | Some(1))));
         let schema = SchemaState::new(raw.config());
+        let clock = Arc::new(BucketClock::new(&*raw));
         let inner = Arc::new(BucketInner {
             backend,
             raw,
             key_codec,
             schema,
+            clock,
             timeout,
             closed: AtomicBool::new(false),
             shutdown,
@@ -150,7 +156,10 @@ impl<T: KvModel> ReadBucket<T> {
     /// Dropping the future has no effect.
     pub async fn status(&self) -> Result<BucketStatus> {
         let raw = self.raw("status")?;
-        raw.status(self.deadline(None)).await.map_err(|error| error.with_context("status", self.name(), None))
+        let status = raw.status(self.deadline(None)).await;
+        let status = status.map_err(|error| error.with_context("status", self.name(), None))?;
+        self.inner.clock.set(status.now, Instant::now());
+        Ok(status)
     }
 
     /// Closes this handle and its clones: later calls return errors of the kind `Closed`.
@@ -195,6 +204,11 @@ impl<T: KvModel> ReadBucket<T> {
     /// Returns the schema versions that the bucket takes, as last read.
     pub(crate) fn schema(&self) -> Arc<BucketSchema> {
         self.inner.schema.load()
+    }
+
+    /// Returns the server's clock.
+    pub(crate) fn clock(&self) -> &Arc<BucketClock> {
+        &self.inner.clock
     }
 
     /// Returns the shutdown signal of the store.

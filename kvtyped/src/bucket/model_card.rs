@@ -241,6 +241,15 @@ impl<T: KvModel> ReadBucket<T> {
         find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
     }
 
+    /// Returns the card of the model in a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaDiffers` if the card is unreadable.
+    pub(crate) fn card_in(config: &BucketConfig) -> Result<Option<ModelCard>> {
+        find::<T>(config)
+    }
+
     /// Returns the card with the schema of this program, and with the written version of `found`. `None` if the model
     /// has no name.
     pub(crate) fn program_card(&self, found: Option<ModelCard>) -> Option<ModelCard> {
@@ -295,7 +304,7 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 /// A metadata key with a random value, which identifies the last update of a card.
-const UPDATED_BY: &str = "kvtyped.updated-by";
+pub(super) const UPDATED_BY: &str = "kvtyped.updated-by";
 
 /// Writes the card of an existing bucket.
 pub(super) async fn write<T: KvModel>(

@@ -18,7 +18,7 @@ use crate::model::{KvModel, RESERVED_METADATA};
 use crate::shutdown::ShutdownSignal;
 
 /// A metadata key with a random value, which distinguishes concurrent requests to create a bucket.
-const MADE_BY: &str = "kvtyped.made-by";
+pub(super) const MADE_BY: &str = "kvtyped.made-by";
 
 /// The required state of the bucket before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

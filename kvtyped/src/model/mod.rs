@@ -1,6 +1,7 @@
 //! The properties of a model: its key, its codec and the settings of its bucket.
 
 mod card;
+mod raw;
 mod filter;
 mod unknown_fields;
 mod version_field;
@@ -12,6 +13,7 @@ pub use self::card::ModelCard;
 pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
 pub use self::golden::{golden, golden_with};
+pub use self::raw::RawRecord;
 pub use self::unknown_fields::UnknownFields;
 pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema};
 pub use self::version_field::{VersionField, VersionOf};
@@ -53,6 +55,10 @@ pub trait KvModel: Sized + Send + Sync + 'static {
 
     /// The name of the model and its schema versions. Default: version 1 of a model without a name.
     const SCHEMA: ModelSchema<Self::Value> = ModelSchema::first::<Self::Codec, 1>("");
+
+    /// Whether the record is its stored bytes, of any schema version and encoding.
+    #[doc(hidden)]
+    const __IS_RAW: bool = false;
 
     /// Returns the name and the settings of the bucket. Unset settings of an existing bucket stay as they are.
     fn settings() -> BucketConfig;

@@ -338,22 +338,19 @@ impl Journal {
     /// Answers the requests of callers.
     fn serve(&mut self, control: &Control) {
         while let Some(request) = control.next() {
-            let result = backup::Copy::begin(&request.path, &self.paths).and_then(|copy| copy.run(self));
+            let source = Rc::clone(&self.db);
+            let copy = backup::Copy::begin(&request.path, &self.paths);
+            let result = copy.and_then(|copy| copy.run(&source, || self.write_pending()));
             let _ = request.reply.send(result);
         }
     }
 
     /// Writes the pending effects. For the pauses of a backup.
-    pub(super) fn write_pending(&mut self) -> bool {
+    fn write_pending(&mut self) -> bool {
         while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
             self.write(group);
         }
         self.failed.is_none()
-    }
-
-    /// Returns the connection.
-    pub(super) fn source(&self) -> Rc<Connection> {
-        Rc::clone(&self.db)
     }
 
     /// Moves everything into the tables of the state, and closes the file.

@@ -15,8 +15,8 @@ use crate::backend::state::entry::StoredEntry;
 use crate::backend::state::log::Applied;
 use crate::backend::state::machine::StateMachine;
 use crate::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
-    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, RawBucket, RawCounters,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::Result;
@@ -205,6 +205,10 @@ impl RawBucket for LocalBucket {
             created: self.created,
             connection_epoch: self.shared.lock().buckets_created() + self.shared.opens(),
         }
+    }
+
+    fn clock(&self) -> Option<ClockReading> {
+        Some(self.shared.clock())
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {

@@ -31,7 +31,12 @@ impl Clock {
 
     /// Returns the time of the state.
     pub(crate) fn now(&self) -> Duration {
-        self.base + Instant::now().saturating_duration_since(self.started_at)
+        self.at(Instant::now())
+    }
+
+    /// Returns the time of the state at an instant.
+    pub(super) fn at(&self, instant: Instant) -> Duration {
+        self.base + instant.saturating_duration_since(self.started_at)
     }
 
     /// Returns a time of the state as an instant, unless the clock cannot represent it.

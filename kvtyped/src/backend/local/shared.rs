@@ -13,7 +13,7 @@ use crate::backend::state::changes::Changes;
 use crate::backend::state::entry::StoredEntry;
 use crate::backend::state::log::{Applied, Ticket};
 use crate::backend::state::machine::StateMachine;
-use crate::backend::{Deadline, RawEntry};
+use crate::backend::{ClockReading, Deadline, RawEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -75,6 +75,12 @@ impl LocalShared {
     /// Returns how often the store was opened.
     pub(super) fn opens(&self) -> u64 {
         self.opens
+    }
+
+    /// Returns the current reading of the clock that dates entries.
+    pub(super) fn clock(&self) -> ClockReading {
+        let at = Instant::now();
+        ClockReading { server: self.date(self.clock.at(at)), at }
     }
 
     /// Locks the state. The lock is never held across an await point. A panic cannot leave the state half changed, so a

@@ -197,7 +197,7 @@ impl NatsBackend {
 
     /// Creates the handle to a bucket from its settings and the information of its stream.
     fn bucket(&self, config: BucketConfig, raw: &Map<String, Value>, info: &Value) -> Result<Arc<dyn RawBucket>> {
-        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?);
+        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?).with_clock(info);
         context.saw(Revision::new(info["state"]["last_seq"].as_u64().unwrap_or_default()));
         Ok(Arc::new(NatsBucket::new(context)))
     }

@@ -92,15 +92,8 @@ impl BucketState {
         let mut sizes = Vec::with_capacity(count);
         for (index, write) in messages.iter_mut().enumerate() {
             let number = index + 1;
-            let own_precondition = write.precondition.as_ref().is_some_and(|on| on.key == write.key);
-            let named = (own_precondition && write.epoch.is_some()).then(|| write.key.clone());
-            let framed = |size: Size| match (count, &named) {
-                (1, _) => size,
-                (_, None) => size.as_batch_message(&id, number, number == count),
-                (_, Some(key)) => {
-                    size.with_expected_subject(&self.config.name, key).as_batch_message(&id, number, number == count)
-                }
-            };
+            let framed =
+                |size: Size| if count == 1 { size } else { size.as_batch_message(&id, number, number == count) };
             let expected_key =
                 write.precondition.as_ref().map_or_else(|| write.key.clone(), |precondition| precondition.key.clone());
             let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
