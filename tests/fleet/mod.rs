@@ -228,7 +228,7 @@ fn every_seed(usual: u64, deploy: Deploy) {
     println!("{deploy:?}: seeds {seeds:?}: {sums:?}");
 }
 
-/// Returns the number of seeds in which an incorrect deploy breaks a rule.
+/// Returns the number of seeds with a broken rule. The deploy is incorrect.
 fn caught<New: Shape>(seeds: u64, rule: Rule, deploy: Deploy) -> usize {
     let breaks = |seed: &u64| simulate::<New>(*seed, deploy).broken.iter().any(|(broken, _)| *broken == rule);
     let caught = (0..seeds).filter(breaks).count();
