@@ -263,6 +263,7 @@ extern crate self as kvtyped;
 // From the top layer to the bottom layer. The lists of modules inside folders are in the opposite order. The store comes
 // first, because rustdoc lists its methods in the order of the modules.
 pub mod prelude;
+pub mod stream;
 mod store;
 #[cfg(any(feature = "tower-sessions-0_15", feature = "tower", feature = "axum-0_8", feature = "secrecy-0_10"))]
 pub mod integrations;
@@ -277,6 +278,7 @@ pub mod conformance;
 pub mod backend;
 pub mod model;
 mod shutdown;
+mod host;
 mod error;
 pub mod codec;
 pub mod schema;

@@ -126,6 +126,8 @@
 //! * A handle returns the creation time of its bucket. A changed epoch means that a new bucket may have that name
 //!   (`handle_keeps_identity_of_its_bucket`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
+//! * A reading of the clock, if there is one, and the time of a status agree with the times of entries
+//!   (`clock_dates_entries`).
 //! * The status counts the current entries (`status_counts_current_entries`).
 //! * A purge fails with `Unsupported` in a bucket without rollups (`purge_needs_rollups`).
 //!
@@ -232,6 +234,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the capabilities of this backend. A server is asked once, and again after each loss of the connection,
     /// because another server may answer then.
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>>;
+
+    /// Returns the name that the program gave its connection, if any, for the default owner of leases.
+    fn connection_name(&self) -> Option<&str> {
+        None
+    }
 
     /// Creates a bucket. Unset settings get their defaults.
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>>;

@@ -1,4 +1,4 @@
-//! An estimate of the server's clock, by which a bucket dates and expires its records.
+//! An estimate of the clock by which a server dates and expires the records of a bucket.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,6 +7,9 @@ use tokio::time::Instant;
 
 use crate::backend::{ClockReading, RawBucket};
 use crate::ttl::Ttl;
+
+/// How old a reading may be before an operation that needs the time reads the clock again.
+const REFRESH: Duration = Duration::from_secs(60);
 
 /// The server's clock as a bucket knows it, and the TTL of the bucket. The entries of a bucket share it.
 ///
@@ -19,13 +22,15 @@ pub(crate) struct BucketClock {
     start: Instant,
     /// The server's time at `start`, in nanoseconds since 1970.
     at_start: AtomicU64,
+    /// When the server's clock was last read, in nanoseconds since `start`.
+    read_at: AtomicU64,
 }
 
 impl BucketClock {
     /// Creates the clock of a bucket from the reading of its backend, or from the local clock if there is no reading.
     pub(super) fn new(raw: &dyn RawBucket) -> Self {
         let start = Instant::now();
-        let clock = Self { ttl: raw.config().ttl, start, at_start: AtomicU64::new(0) };
+        let clock = Self { ttl: raw.config().ttl, start, at_start: AtomicU64::new(0), read_at: AtomicU64::new(0) };
         let ClockReading { server, at } = raw.clock().unwrap_or(ClockReading { server: SystemTime::now(), at: start });
         clock.set(server, at);
         clock
@@ -34,7 +39,7 @@ impl BucketClock {
     /// Creates the clock of a bucket that has no server and no TTL.
     #[cfg(test)]
     pub(crate) fn local() -> Self {
-        let clock = Self { ttl: None, start: Instant::now(), at_start: AtomicU64::new(0) };
+        let clock = Self { ttl: None, start: Instant::now(), at_start: AtomicU64::new(0), read_at: AtomicU64::new(0) };
         clock.set(SystemTime::now(), clock.start);
         clock
     }
@@ -45,6 +50,17 @@ impl BucketClock {
         let before = nanos(self.start.saturating_duration_since(at));
         let at_start = since_1970(server).saturating_add(before).saturating_sub(elapsed);
         self.at_start.store(at_start, Ordering::Relaxed);
+        self.read_at.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Whether the last reading of the server's clock is old. The caller reads it, so the next answer is `false`.
+    pub(super) fn is_due(&self) -> bool {
+        let (elapsed, read_at) = (self.start.elapsed(), self.read_at.load(Ordering::Relaxed));
+        let is_due = elapsed.saturating_sub(Duration::from_nanos(read_at)) >= REFRESH;
+        if is_due {
+            self.read_at.store(nanos(elapsed), Ordering::Relaxed);
+        }
+        is_due
     }
 
     /// Uses the time of an entry: the server's clock has reached it.
@@ -91,7 +107,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn clock(ttl: Option<Duration>) -> BucketClock {
-        BucketClock { ttl, start: Instant::now(), at_start: AtomicU64::new(0) }
+        BucketClock { ttl, start: Instant::now(), at_start: AtomicU64::new(0), read_at: AtomicU64::new(0) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -112,6 +128,18 @@ mod tests {
         assert_eq!(clock.now(), server + 30 * SECOND);
         clock.set(server, Instant::now());
         assert_eq!(clock.now(), server, "the server's clock was set back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_reading_is_due_once() {
+        let clock = clock(None);
+        clock.set(UNIX_EPOCH, Instant::now());
+        assert!(!clock.is_due());
+        tokio::time::advance(REFRESH).await;
+        assert!(clock.is_due() && !clock.is_due());
+        tokio::time::advance(REFRESH).await;
+        clock.set(UNIX_EPOCH, Instant::now());
+        assert!(!clock.is_due());
     }
 
     #[tokio::test(start_paused = true)]

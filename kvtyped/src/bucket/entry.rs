@@ -66,7 +66,8 @@ impl<T: KvModel> Entry<T> {
     ///
     /// The server's clock is estimated: the local monotonic clock continues its last reading, from when the bucket was
     /// opened or from the last [`status`](crate::ReadBucket::status). The estimate is wrong by at most one round trip,
-    /// plus the drift between the two clocks since that reading. An entry that is newer than the estimate corrects it.
+    /// plus the drift between the two clocks since that reading: call `status` from time to time in a process that runs
+    /// for weeks. An entry that is newer than the estimate corrects it.
     /// The local wall clock is not used, so its changes have no effect. If the server's clock is set back, ages are too
     /// long until the next reading. The age of an entry that the same operation wrote is also too long by the time of
     /// that write.

@@ -206,6 +206,18 @@ impl<T: KvModel> ReadBucket<T> {
         self.inner.schema.load()
     }
 
+    /// Reads the server's clock if the last reading is old. Without a new reading, the estimate continues.
+    pub(crate) async fn refresh_clock(&self) {
+        if self.inner.clock.is_due() {
+            let _ = self.status().await;
+        }
+    }
+
+    /// Returns the name that the program gave its connection, if any.
+    pub(crate) fn connection_name(&self) -> Option<&str> {
+        self.inner.backend.connection_name()
+    }
+
     /// Returns the server's clock.
     pub(crate) fn clock(&self) -> &Arc<BucketClock> {
         &self.inner.clock

@@ -23,7 +23,7 @@
 // | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
 // | `get`, `get_many`, `history`, `count`, `list` | reads |
 // | `write`, `modify`, `delete`, `touch`, `put_many`, `write_raw` | writes |
-// | `copy` | a copy in another store |
+// | `copy_window`, `copy` | a copy in another store |
 // | `compact` | removal of old delete markers |
 // | `check_schema` | the report on a program and the records of its bucket |
 // | `counters` | counters of the backend |
@@ -56,6 +56,7 @@ mod delete;
 mod touch;
 mod put_many;
 mod write_raw;
+mod copy_window;
 mod copy;
 mod compact;
 mod check_schema;

@@ -102,6 +102,9 @@ impl<T: KvModel> Touch<'_, T> {
         let key = key.encode().map_err(|error| bucket.bad_key("touch", error))?;
         let ttl = check_ttl(bucket.config(), ttl);
         let ttl = ttl.map_err(|error| error.with_context("touch", bucket.name(), Some(key.as_str())))?;
+        if min_age.is_some() {
+            bucket.refresh_clock().await;
+        }
         let limits = CasLimits { attempts: None, deadline: bucket.deadline(timeout), fence };
         let decide = |newest: Option<&RawEntry>| match newest {
             Some(live) if decode::removal(live)?.is_none() => {

@@ -185,6 +185,9 @@ pub enum ErrorKind {
     Lost,
     /// Another holder has taken the lock since, so the fence refused the write. Stop the protected work.
     Fenced,
+    /// The key of a [`once`](crate::recipes::Once) was used with another fingerprint: for another request. Nothing was
+    /// run.
+    FingerprintMismatch,
     /// The handle or its store is closed.
     Closed,
     /// The server returned an unexpected error.
@@ -303,6 +306,9 @@ impl ErrorKind {
             Self::Fenced => f.write_str(
                 "another holder has taken the lock, so the write was refused; stop the protected work, and take the lock again",
             ),
+            Self::FingerprintMismatch => {
+                f.write_str("the key was used for another request, with another fingerprint; use another key")
+            }
             Self::Closed => f.write_str("the store or the handle is closed; open it again"),
             Self::Backend { code: Some(code), detail } => write!(f, "the server returned error {code}: {detail}"),
             Self::Backend { code: None, detail } => f.write_str(detail),

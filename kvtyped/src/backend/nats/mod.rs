@@ -71,6 +71,8 @@ use crate::revision::Revision;
 pub struct NatsBackend {
     api: Api,
     owns_connection: bool,
+    /// The name that the program gave the connection.
+    name: Option<String>,
     /// The capabilities of the servers, cached per connection.
     capabilities: PerConnection<Capabilities>,
 }
@@ -115,7 +117,9 @@ impl NatsBackend {
 
     async fn connected(connector: Connector) -> Result<Self> {
         let (prefix, restricted) = (connector.api_prefix()?, connector.is_restricted());
-        Ok(Self::with_connection(Connection::connect(connector, restricted).await?, prefix, true))
+        let name = connector.connection_name();
+        let connection = Connection::connect(connector, restricted).await?;
+        Ok(Self { name, ..Self::with_connection(connection, prefix, true) })
     }
 
     /// Creates a backend on an application's own connection.
@@ -142,6 +146,7 @@ impl NatsBackend {
         Self {
             api: Api::new(Arc::new(connection), prefix),
             owns_connection: owned,
+            name: None,
             capabilities: PerConnection::default(),
         }
     }
@@ -317,6 +322,10 @@ impl NatsBackend {
 impl Backend for NatsBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         self.server_capabilities(deadline).boxed()
+    }
+
+    fn connection_name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
