@@ -77,6 +77,20 @@ on_both_backends! {
         }
     }
 
+    async fn draft_headers_count_down(world: World) {
+        let layer = by_api_key(limiter(&world.store, &unique("rate")).await);
+        assert!(!send(&layer, API_KEY, "other").await.headers().contains_key("ratelimit"), "they are off by default");
+        let layer = layer.draft_headers(true);
+        for remaining in (0..5).rev() {
+            let response = send(&layer, API_KEY, "a").await;
+            assert_eq!(response.headers()["ratelimit"], format!("\"default\";r={remaining}"));
+            assert_eq!(response.headers()["ratelimit-policy"], "\"default\";q=1;w=60");
+        }
+        let denied = send(&layer, API_KEY, "a").await;
+        let wait = denied.headers()["retry-after"].to_str().unwrap();
+        assert_eq!(denied.headers()["ratelimit"], format!("\"default\";r=0;t={wait}"));
+    }
+
     async fn denied_response_is_chosen(world: World) {
         let layer = by_api_key(limiter(&world.store, &unique("rate")).await).on_denied(|wait| {
             Response::builder().status(420).body(format!("calm down for {} s", wait.as_secs())).unwrap()

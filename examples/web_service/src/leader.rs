@@ -5,7 +5,7 @@ use kvtyped::prelude::*;
 use kvtyped::recipes::Election;
 use tokio::sync::watch;
 
-/// The pause between two runs of the job, and between two attempts after an error.
+/// The pause between two runs of the job.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// The value that a leader publishes.
@@ -24,33 +24,21 @@ pub async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
 }
 
-/// Campaigns and leads until the signal to stop, and then resigns.
+/// Leads whenever no other process does, until the signal to stop. Then resigns.
 pub async fn run(store: Store, name: String, stopping: watch::Receiver<bool>) -> Result<(), Error> {
     let (election, me) = (election(&store).owner(&*name), Node { name });
-    loop {
-        let elected = tokio::select! {
-            elected = election.campaign(&me) => elected,
-            () = stopped(stopping.clone()) => return Ok(()),
-        };
-        let lost = match elected {
-            Ok(leadership) => {
-                tokio::select! {
-                    // The job is dropped as soon as another process may lead.
-                    led = leadership.run(work(&store)) => led.err(),
-                    () = stopped(stopping.clone()) => return leadership.resign().await,
-                }
-            }
-            Err(error) if error.is_retryable() || error.outcome() == Outcome::Unknown => Some(error),
-            Err(error) => return Err(error),
-        };
-        if let Some(error) = lost {
-            eprintln!("the leadership is lost: {error}");
+    // The job is dropped as soon as another process may lead.
+    let leads = election.run_forever(&me, |leadership| {
+        let store = &store;
+        async move {
+            work(store).await;
+            drop(leadership);
         }
-        tokio::time::sleep(PERIOD).await;
-    }
+    });
+    leads.until(stopped(stopping)).await
 }
 
-/// Counts the periods in which a leader worked.
+/// Counts the periods in which a leader worked. Never ends: the end of the leadership drops it.
 async fn work(store: &Store) {
     let ticks = store.counters("web_ticks");
     loop {

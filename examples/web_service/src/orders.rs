@@ -24,7 +24,7 @@ impl Orders {
     }
 
     /// Places an order, or returns the order that an earlier request with this key has placed. The key belongs to one
-    /// user, so that no other user receives the order.
+    /// user, so that no other user receives the order. Another order with the key fails with `FingerprintMismatch`.
     pub async fn place(&self, user: u64, key: &str, items: u32) -> Result<Order, Error> {
         let placed = self.placed.run(format!("{user}/{key}"), || async {
             // The effect. If this process dies before the result is stored, it happens again: pass the key on to the
@@ -32,6 +32,6 @@ impl Orders {
             let number = self.numbers.next().await?;
             Ok::<_, Error>(Order { number, items })
         });
-        Ok(placed.await?)
+        Ok(placed.fingerprint(items.to_le_bytes()).await?)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use kvtyped::recipes::RateLimiter;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -41,7 +41,15 @@ pub enum OnError {
 pub struct RateLimitLayer {
     limiter: RateLimiter,
     on_denied: Arc<DeniedFn>,
+    has_draft_headers: bool,
     state: Arc<State>,
+}
+
+/// The result of a check.
+enum Verdict {
+    /// The request passes. The response gets the remaining number of requests, if it is known.
+    Pass(Option<u32>),
+    Refuse(Response<String>),
 }
 
 /// The state that all services of a layer share.
@@ -70,7 +78,8 @@ impl RateLimitLayer {
             is_failing: AtomicBool::new(false),
         };
         let on_denied = |_| answer(StatusCode::TOO_MANY_REQUESTS, "too many requests\n");
-        Self { limiter: limiter.timeout(TIMEOUT), on_denied: Arc::new(on_denied), state: Arc::new(state) }
+        let limiter = limiter.timeout(TIMEOUT);
+        Self { limiter, on_denied: Arc::new(on_denied), has_draft_headers: false, state: Arc::new(state) }
     }
 
     /// Sets how long a request waits for the limiter. The default is 100 ms. Later than that, the check is an error.
@@ -86,20 +95,30 @@ impl RateLimitLayer {
         self
     }
 
+    /// Adds the headers `RateLimit-Policy` and `RateLimit` to responses. They are a draft of the IETF
+    /// (`draft-ietf-httpapi-ratelimit-headers`, version 10), and their names changed between its versions.
+    pub fn draft_headers(mut self, on: bool) -> Self {
+        self.has_draft_headers = on;
+        self
+    }
+
     /// Returns the number of requests that passed without a limit, because their key was `None` or the limiter failed.
     pub fn unlimited(&self) -> u64 {
         self.state.unlimited.load(Ordering::Relaxed)
     }
 
-    /// Checks a request. Returns the response if it must not pass.
-    async fn check(self, key: Option<String>) -> Option<Response<String>> {
-        let Self { limiter, on_denied, state } = self;
+    async fn check(&self, key: Option<String>) -> Verdict {
+        let Self { limiter, on_denied, has_draft_headers: _, state } = self;
         let Some(key) = key else {
             state.unlimited.fetch_add(1, Ordering::Relaxed);
-            return None;
+            return Verdict::Pass(None);
         };
         let key = if key.len() > MAX_KEY { digest(key.as_bytes()) } else { key };
-        let denied = |wait| Some(with_retry_after(on_denied(wait), wait));
+        let denied = |wait| {
+            let mut response = with_retry_after(on_denied(wait), wait);
+            self.add_draft_headers(response.headers_mut(), 0, Some(wait));
+            Verdict::Refuse(response)
+        };
         if let Some(wait) = state.denials.remaining(&key) {
             return denied(wait);
         }
@@ -110,19 +129,35 @@ impl RateLimitLayer {
                 return match state.on_error {
                     OnError::FailOpen => {
                         state.unlimited.fetch_add(1, Ordering::Relaxed);
-                        None
+                        Verdict::Pass(None)
                     }
                     OnError::FailClosed => {
                         let refused = answer(StatusCode::SERVICE_UNAVAILABLE, "the rate limiter is unavailable\n");
-                        Some(with_retry_after(refused, Duration::from_secs(1)))
+                        Verdict::Refuse(with_retry_after(refused, Duration::from_secs(1)))
                     }
                 };
             }
         };
         state.is_failing.store(false, Ordering::Relaxed);
-        let wait = decision.retry_after()?;
+        let Some(wait) = decision.retry_after() else { return Verdict::Pass(Some(decision.remaining())) };
         state.denials.insert(key, wait);
         denied(wait)
+    }
+
+    fn add_draft_headers(&self, headers: &mut HeaderMap, remaining: u32, wait: Option<Duration>) {
+        if !self.has_draft_headers {
+            return;
+        }
+        let quota = self.limiter.quota();
+        let window = whole_seconds(quota.period());
+        let policy = format!("\"default\";q={};w={window}", quota.events());
+        let wait = wait.map_or_else(String::new, |wait| format!(";t={}", whole_seconds(wait)));
+        for (name, value) in [("ratelimit-policy", policy), ("ratelimit", format!("\"default\";r={remaining}{wait}"))] {
+            // Digits and quotes are a valid header value.
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
     }
 }
 
@@ -148,9 +183,13 @@ fn answer(status: StatusCode, text: &str) -> Response<String> {
 
 /// Adds `Retry-After`, in whole seconds and rounded up, if it is missing.
 fn with_retry_after(mut response: Response<String>, wait: Duration) -> Response<String> {
-    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
-    response.headers_mut().entry(RETRY_AFTER).or_insert_with(|| HeaderValue::from(seconds));
+    response.headers_mut().entry(RETRY_AFTER).or_insert_with(|| HeaderValue::from(whole_seconds(wait)));
     response
+}
+
+/// Rounds up.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 impl<S> Layer<S> for RateLimitLayer {
@@ -197,8 +236,14 @@ where
         let key = (layer.state.key)(&parts);
         Box::pin(async move {
             match layer.check(key).await {
-                Some(refused) => Ok(refused.map(R::from)),
-                None => ready.call(Request::from_parts(parts, body)).await,
+                Verdict::Refuse(refused) => Ok(refused.map(R::from)),
+                Verdict::Pass(remaining) => {
+                    let mut response = ready.call(Request::from_parts(parts, body)).await?;
+                    if let Some(remaining) = remaining {
+                        layer.add_draft_headers(response.headers_mut(), remaining, None);
+                    }
+                    Ok(response)
+                }
             }
         })
     }
