@@ -18,7 +18,7 @@ const RANKS: &[&[&str]] = &[
     &["model", "backend", "shutdown"],
     &["backend/state"],
     &["backend/local"],
-    &["backend/memory", "backend/nats", "conformance", "bucket"],
+    &["backend/memory", "backend/file", "backend/nats", "conformance", "bucket"],
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
@@ -69,7 +69,7 @@ const BANS: &[(&[&str], &[&str])] = &[
 ];
 
 /// The folders of `backend/` that are modules of their own.
-const BACKENDS: &[&str] = &["state", "local", "memory", "nats"];
+const BACKENDS: &[&str] = &["state", "local", "memory", "file", "nats"];
 
 struct Source {
     path: PathBuf,
@@ -169,7 +169,7 @@ fn only_store_names_leaf_backends() {
             let leaf = import.starts_with("backend/");
             // The embedded backends share the state machine and the traits over it.
             let shared = ["backend/state", "backend/local"].contains(&&*import);
-            let embedded = ["backend/local", "backend/memory"].contains(&&*source.module);
+            let embedded = ["backend/local", "backend/memory", "backend/file"].contains(&&*source.module);
             let allowed = match shared {
                 true => import == source.module || embedded,
                 false => import == source.module || ["store", "connect", "lib"].contains(&&*source.module),

@@ -9,6 +9,7 @@ mod allocator;
 mod contention;
 mod derive;
 mod embedded;
+mod file;
 mod lists;
 mod locks;
 mod many;
@@ -27,9 +28,10 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "single",
     "embedded",
+    "file",
     "contention",
     "many",
     "lists",
@@ -77,6 +79,7 @@ async fn measure(group: &str, world: &mut World) {
     match group {
         "single" => single::measure(world).await,
         "embedded" => embedded::measure(world).await,
+        "file" => file::measure(world).await,
         "contention" => contention::measure(world).await,
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,

@@ -247,6 +247,7 @@
 //! |---|---|---|
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
+//! | `file` | no | durable storage in a file of this machine (`file:` URLs), with SQLite |
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
@@ -300,6 +301,10 @@ pub mod changing_a_model {}
 #[doc = include_str!("../docs/permissions.md")]
 #[cfg(feature = "nats")]
 pub mod permissions {}
+
+#[doc = include_str!("../docs/durability.md")]
+#[cfg(feature = "file")]
+pub mod durability {}
 
 #[doc = include_str!("../docs/guarantees.md")]
 #[doc = include_str!("../docs/guarantees-table.md")]

@@ -179,6 +179,22 @@ impl Store {
         deleted.map_err(|error| error.with_context("delete_bucket", name, None))
     }
 
+    /// Copies the store into a new file, while writers continue. The copy is consistent: it contains every write that was
+    /// acknowledged before the call. Open it like any other file.
+    ///
+    /// A bucket of the copy skips revisions, so that no revision of the original means another record there.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Unsupported` if the store is not a file, and `InvalidConfig` if the path exists or cannot be used.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the copy may or may not be made. An incomplete copy never has this path.
+    pub async fn backup(&self, path: impl Into<std::path::PathBuf>) -> Result<()> {
+        self.open()?.backup(path.into()).await
+    }
+
     /// Closes the store. If [`connect`](Self::connect) created the connection, sends the pending messages and closes
     /// it. Afterwards this store, its clones and their buckets return errors of the kind `Closed`. Their watches end
     /// with that error.

@@ -107,6 +107,7 @@ async fn error_kinds_have_statuses() {
         (ErrorKind::Fenced, 409),
         (ErrorKind::TooLarge { size: None, limit: None }, 413),
         (ErrorKind::InvalidKey, 422),
+        (ErrorKind::Invalid { path: "check" }, 422),
         (ErrorKind::RetriesExhausted { attempts: 1, elapsed: temporary }, 503),
         (ErrorKind::Unavailable { reason: "no leader".into() }, 503),
         (ErrorKind::Timeout { after: temporary }, 503),

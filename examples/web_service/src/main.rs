@@ -40,10 +40,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let setting = |name, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let store = Store::connect(setting("KVTYPED_URL", "memory:")).await?;
     let node = setting("NODE", &format!("web-{}", std::process::id()));
-    let routes = routes::open(&store, &node).await?;
+    let (stop, stopping) = watch::channel(false);
+    let routes = routes::open(&store, &node, stopping.clone()).await?;
     let listener = TcpListener::bind(setting("ADDRESS", "127.0.0.1:8080")).await?;
 
-    let (stop, stopping) = watch::channel(false);
     let leader = tokio::spawn(leader::run(store.clone(), node, stopping.clone()));
     println!("listening on http://{}", listener.local_addr()?);
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();

@@ -1,20 +1,25 @@
 //! The routes, with sessions and limits.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures::Stream;
+use kvtyped::Event;
 use kvtyped::integrations::axum_0_8::{ETag, HttpError, Precondition};
 use kvtyped::integrations::rate_limit::{OnError, RateLimitLayer, key};
 use kvtyped::integrations::tower_sessions_0_15::KvStore;
 use kvtyped::prelude::*;
 use kvtyped::recipes::{Election, Quota};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower_sessions::cookie::SameSite;
 use tower_sessions::{Expiry, Session, SessionManagerLayer};
 
@@ -35,10 +40,11 @@ struct App {
     users: Users,
     orders: Orders,
     election: Election<Node>,
+    stopping: watch::Receiver<bool>,
 }
 
 /// Opens all buckets of the service, so that wrong settings are found when it starts.
-pub async fn open(store: &Store, node: &str) -> Result<Router, Box<dyn Error>> {
+pub async fn open(store: &Store, node: &str, stopping: watch::Receiver<bool>) -> Result<Router, Box<dyn Error>> {
     let overlays = store.bucket().await?;
     let app = App {
         node: node.to_owned(),
@@ -47,6 +53,7 @@ pub async fn open(store: &Store, node: &str) -> Result<Router, Box<dyn Error>> {
         users: Users::open(store).await?,
         orders: Orders::new(store),
         election: leader::election(store),
+        stopping,
     };
     let sessions = SessionManagerLayer::new(KvStore::new(store.bucket().await?))
         .with_expiry(Expiry::OnInactivity(time::Duration::HOUR))
@@ -67,6 +74,7 @@ pub async fn open(store: &Store, node: &str) -> Result<Router, Box<dyn Error>> {
         .layer(sessions)
         // These need no session.
         .route("/api/config", get(read_config).put(write_config))
+        .route("/api/events", get(events))
         .route("/", get(|| async { Html(include_str!("page.html")) }))
         .route("/health/live", get(|| async { "alive" }))
         .route("/health/ready", get(ready))
@@ -158,6 +166,23 @@ async fn write_config(
     Json(overlay): Json<Overlay>,
 ) -> Result<ETag, HttpError> {
     precondition.write(&app.overlays, &overlay).await
+}
+
+/// Tells the page of each change of the configuration, so that it shows the change at once.
+async fn events(State(app): State<App>) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
+    let events = app.overlays.watch(..).await?.map(|event| {
+        let event = match event {
+            Ok(Event::Put(entry)) => sse::Event::default().event("config").id(entry.revision().to_string()),
+            Ok(Event::Removed { .. }) => sse::Event::default().event("config"),
+            // The watch may have missed events. It lists all records again.
+            Ok(Event::Resync) => sse::Event::default().event("resync"),
+            _ => sse::Event::default().comment(""),
+        };
+        // Without data, a browser ignores an event.
+        Ok(event.data(""))
+    });
+    // An open response would delay the end of the process.
+    Ok(Sse::new(events.take_until(leader::stopped(app.stopping))).keep_alive(KeepAlive::default()))
 }
 
 /// Whether this process can serve requests. For the readiness of an orchestrator only: if the server is down, a restart

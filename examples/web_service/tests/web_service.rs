@@ -1,6 +1,7 @@
 //! Drives the service over HTTP: two processes on a server, and a browser.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -158,7 +159,17 @@ async fn one_process_serves_from_memory() {
     let leads = async || (service.state("")["leader"] == "solo").then_some(());
     wait::until("it leads", SOON, leads).await;
     assert_eq!(service.get("/health/ready", "").status, 200);
+
+    // A client that reads events reads the change, and does not delay the end of the process.
+    let mut events = TcpStream::connect(service.url.strip_prefix("http://").unwrap()).unwrap();
+    events.write_all(b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    events.set_read_timeout(Some(SOON)).unwrap();
+    let mut lines = BufReader::new(events).lines().map(|line| line.expect("an event or the end"));
+    assert!(lines.any(|line| line == "event: config"), "the current configuration");
+    let start = Instant::now();
     assert!(service.terminate().success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(lines.last().as_deref(), Some(""), "the response ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,7 +223,7 @@ async fn page_works_in_a_browser() {
     let leads = async || (service.state("")["leader"] == "solo").then_some(());
     wait::until("it leads", SOON, leads).await;
     let options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"];
-    let page = Command::new(browser).args(options).arg(&service.url).output().expect("the browser runs");
+    let page = Command::new(browser).args(options).arg(format!("{}/?once", service.url)).output().expect("the browser runs");
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
     for expected in [
         r#"<h1 id="greeting">Hello from &lt;the&gt; browser</h1>"#,

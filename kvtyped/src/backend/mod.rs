@@ -181,7 +181,7 @@
 // | `counters` | the interface of counters |
 // | `state` | the state machine of the embedded backend |
 // | `local` | the interface over the state machine |
-// | `memory`, `nats` | the backends, which do not import each other |
+// | `memory`, `file`, `nats` | the backends, which do not import each other |
 mod deadline;
 mod backoff;
 mod concurrent;
@@ -198,6 +198,8 @@ mod counters;
 mod state;
 mod local;
 pub mod memory;
+#[cfg(feature = "file")]
+pub mod file;
 #[cfg(feature = "nats")]
 pub mod nats;
 
@@ -216,13 +218,14 @@ pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 pub use self::write::{OperationId, Precondition, Write, WriteKind};
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::config::BucketConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
@@ -256,6 +259,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the names of all buckets, in order.
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// Copies everything into a new file, while writers continue. Only the backend of a file supports this.
+    fn backup(&self, path: PathBuf) -> BoxFuture<'_, Result<()>> {
+        let _ = path;
+        let found = "a backend without a file";
+        Box::pin(async move { Err(Error::unsupported("a store in a file (`file:`), for a backup", found)) })
+    }
 
     /// Sends the pending messages and closes everything that this backend opened, including its own connection.
     fn close(&self) -> BoxFuture<'_, Result<()>>;

@@ -70,9 +70,10 @@ pub struct BucketStatus {
     pub now: SystemTime,
     /// Whether the TTL of a single entry takes effect.
     pub entry_ttl: bool,
-    /// The storage system: `JetStream`, `memory`.
+    /// The storage system: `JetStream`, `memory`, `file`.
     pub backing_store: &'static str,
-    /// The raw response of the server, if there is a server: the stream's information (`$JS.API.STREAM.INFO`).
+    /// The raw status of the storage system: the stream's information (`$JS.API.STREAM.INFO`) of a server, or the files
+    /// and their sizes of a store in a file.
     pub raw: Option<serde_json::Value>,
 }
 

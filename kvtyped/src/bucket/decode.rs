@@ -12,7 +12,7 @@ use crate::backend::{Operation, RawEntry, RecordHeaders};
 use crate::codec::{Codec, CodecError, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::{DecodeError, KvModel};
+use crate::model::{DecodeError, KvModel, Refusal};
 
 fn undecodable(codec: &'static str, detail: String) -> Error {
     Error::new(ErrorKind::Decode { codec, detail })
@@ -185,6 +185,7 @@ impl Unverified {
 
     /// Checks that the bytes decode to this record, and returns the content of its write.
     pub(super) fn verify<T: KvModel>(self, record: &T, key: T::Key) -> Result<Content> {
+        record.__validate().map_err(|refusal| invalid::<T>(refusal))?;
         let Self { bytes, shape, version, target } = self;
         if shape == T::SCHEMA.version {
             verify(record, key, &bytes)?;
@@ -246,6 +247,10 @@ fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
     }
     let detail = "the record names another key when it is read back".to_owned();
     Err(Error::new(ErrorKind::Encode { codec: "key", detail }).of_model::<T>())
+}
+
+fn invalid<T: KvModel>(refusal: Refusal) -> Error {
+    Error::new(ErrorKind::Invalid { path: refusal.path() }).caused_by(refusal).of_model::<T>()
 }
 
 /// Checks that a record is equal to the stored record with the same bytes.

@@ -21,7 +21,7 @@ impl BucketInner {
         target: Option<Target>,
         deadline: Deadline,
     ) -> Result<Revision> {
-        let epoch = self.schema.epoch();
+        let epoch = self.schema.epoch_for(target.as_slice())?;
         if epoch.is_some() {
             return Box::pin(self.write_in_epochs(write, on, target, epoch, deadline)).await;
         }
@@ -64,7 +64,7 @@ impl BucketInner {
     ///
     /// As [`write`](Self::write).
     pub(crate) async fn commit(&self, batch: Batch, targets: &[Target], deadline: Deadline) -> Result<Vec<Revision>> {
-        let mut epoch = self.schema.epoch();
+        let mut epoch = self.schema.epoch_for(targets)?;
         if epoch.is_none() {
             return match self.raw.commit(batch, deadline).await {
                 Err(error) if is_epoch_moved(&error) => {

@@ -45,7 +45,7 @@
 //! | `Conflict`, `AlreadyExists` | 409; 412 if the request had a precondition |
 //! | `Aborted`, `Fenced` | 409 |
 //! | `TooLarge` | 413 |
-//! | `InvalidKey` | 422 |
+//! | `InvalidKey`, `Invalid` | 422 |
 //! | `RetriesExhausted`, `Unavailable`, `Timeout` | 503 with `Retry-After: 1` |
 //! | all others | 500 |
 //!
@@ -102,7 +102,7 @@ impl HttpError {
                 StatusCode::CONFLICT
             }
             ErrorKind::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorKind::InvalidKey => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::InvalidKey | ErrorKind::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::RetriesExhausted { .. } | ErrorKind::Unavailable { .. } | ErrorKind::Timeout { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -1,7 +1,7 @@
 //! Integrations with other crates, each behind a feature.
 //!
 //! The name of a feature contains the version of a crate before 1.0, because each of its minor releases is incompatible
-//! with the previous one. A later version of this crate adds the next version beside it.
+//! with the previous one. A later version of this crate adds a feature for the next version.
 //!
 //! | feature | module | what |
 //! |---|---|---|

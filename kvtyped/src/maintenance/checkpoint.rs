@@ -1,4 +1,4 @@
-//! The stored position of a job, from which a later call resumes.
+//! The stored position of a job. A later call resumes there.
 
 use std::time::{Duration, SystemTime};
 
@@ -44,7 +44,7 @@ impl Checkpoint {
         Self { key, to, created, stored: Revision::ZERO, next: Instant::now() }
     }
 
-    /// Returns the stored position. [`Revision::ZERO`] if there is none for this version and bucket.
+    /// Returns the stored position. [`Revision::ZERO`] if the bucket has no position for this version.
     pub(super) async fn load<T: KvModel>(&mut self, bucket: &Bucket<T>, timeout: Duration) -> Result<Revision> {
         let positions: Bucket<RecipeRecord<Position>> = bucket.as_model();
         let stored = match positions.get(&self.key).read(Read::Leader).timeout(timeout).await {

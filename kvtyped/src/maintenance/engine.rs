@@ -19,7 +19,7 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
-/// The time after which the server's clock is read again.
+/// The longest time between two readings of the server's clock.
 const CLOCK_AGE: Duration = Duration::from_secs(60);
 
 /// The progress of a job over the records of a model.
@@ -92,7 +92,7 @@ pub(super) struct PassResult {
 /// The work of a pass that is not done.
 #[derive(Default)]
 struct Open {
-    /// The revisions at which the scan yielded the records that are not done.
+    /// The records that are not done, by their revisions in the scan.
     revisions: BTreeSet<Revision>,
     /// Records to read, with those revisions.
     to_read: VecDeque<(Key, Revision)>,
@@ -104,7 +104,7 @@ struct Open {
 }
 
 impl Open {
-    /// Returns the revision up to which everything is done.
+    /// Returns the highest revision whose predecessors are all done.
     fn position(&self) -> Revision {
         self.revisions.first().map_or(self.last, |first| Revision::new(first.get().saturating_sub(1)))
     }
@@ -113,7 +113,7 @@ impl Open {
 /// A completed write.
 struct Written {
     key: Key,
-    /// The revision at which the scan yielded the record.
+    /// The revision of the record in the scan.
     at: Revision,
     expected: Revision,
     sent: Instant,

@@ -15,7 +15,7 @@ const SLOW: Duration = Duration::from_millis(500);
 /// How much time a job that is behind its pace may make up for.
 const BURST: Duration = Duration::from_millis(10);
 
-/// The number of temporary failures in a row after which a job ends.
+/// The number of temporary failures in a row that end a job.
 const MAX_FAILURES: u32 = 30;
 
 /// Decides when the next write starts.

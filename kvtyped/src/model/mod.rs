@@ -8,12 +8,14 @@ mod version_field;
 mod version;
 pub(crate) mod upgraded;
 mod golden;
+mod refusal;
 
 pub use self::card::ModelCard;
 pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
 pub use self::golden::{golden, golden_with};
 pub use self::raw::RawRecord;
+pub use self::refusal::Refusal;
 pub use self::unknown_fields::UnknownFields;
 pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema};
 pub use self::version_field::{VersionField, VersionOf};
@@ -82,6 +84,12 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn __has_key(&self, key: &Self::Key) -> bool {
         self.key() == *key
+    }
+
+    /// Checks the record with the function of the attribute `validate`.
+    #[doc(hidden)]
+    fn __validate(&self) -> Result<(), Refusal> {
+        Ok(())
     }
 }
 

@@ -197,10 +197,13 @@ impl<T: KvModel, U> LiveUpdater<T, U> {
         LiveUpdate::Value(Arc::new(value), revision)
     }
 
-    /// Checks a value. A panic of the check rejects the value.
+    /// Checks a value by the functions of the model and of the builder. A panic of either rejects the value.
     fn check_value(&self, value: &T) -> Result<(), String> {
-        let Some(check) = &self.rules.check else { return Ok(()) };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
+        let check = || {
+            value.__validate()?;
+            self.rules.check.as_ref().map_or(Ok(()), |check| check(value))
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(check)) {
             Ok(checked) => checked.map_err(|reason| reason.to_string()),
             Err(_) => Err("the check function panicked".to_owned()),
         }
