@@ -49,7 +49,7 @@ on_both_backends! {
     async fn another_fingerprint_is_a_mismatch(world: World) {
         let charges = world.store.once::<u32>(unique("charges"));
         assert_eq!(charges.run("k", five).fingerprint(ONE).await.unwrap(), 5);
-        assert_eq!(charges.run("k", never).fingerprint(&ONE).await.unwrap(), 5);
+        assert_eq!(charges.run("k", never).fingerprint(ONE).await.unwrap(), 5);
         let other = charges.run("k", never).fingerprint(TWO).await;
         assert!(is_mismatch(&other), "{other:?}");
         let error = other.unwrap_err();

@@ -271,8 +271,9 @@ async fn switch_survives_lost_replies() {
             // The later epochs lose later replies of the update.
             tokio::time::sleep(Duration::from_micros(200 * (epoch - 2))).await;
             proxy.set(Mode::DropReplies);
-            let switched =
-                async || (stream(server, &name).await["metadata"]["switch"] == epoch.to_string()).then_some(());
+            let switched = async || {
+                (stream(server, &name).await["metadata"]["switch"].as_str() == Some(&*epoch.to_string())).then_some(())
+            };
             let _ = wait::within(SECOND / 2, switched).await;
             proxy.set(Mode::Pass);
         };

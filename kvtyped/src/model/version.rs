@@ -203,6 +203,9 @@ impl VersionSchema {
     }
 }
 
+/// Reads the version from the bytes of a record.
+pub(crate) type ReadVersionField = fn(&[u8]) -> Result<Option<u32>, CodecError>;
+
 /// The versions of a model: how to decode and encode each, and the rules for records without a version and for newer
 /// records. `#[derive(KvModel)]` creates it from the attributes.
 ///
@@ -221,7 +224,7 @@ pub struct ModelSchema<V> {
     /// Returns the schema of each version from `oldest` to `version`. It probes the types, which takes some time.
     pub(crate) schemas: fn() -> Vec<VersionSchema>,
     /// Reads the version from the record, if the version is a field.
-    pub(crate) version_field: Option<fn(&[u8]) -> Result<Option<u32>, CodecError>>,
+    pub(crate) version_field: Option<ReadVersionField>,
 }
 
 impl<V> ModelSchema<V> {

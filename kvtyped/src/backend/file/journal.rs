@@ -1,4 +1,5 @@
 //! The thread that writes the journal: one transaction for all effects that were applied during the last one.
+#![allow(clippy::disallowed_methods, reason = "its own thread waits for a disk, outside of the runtime and its clock")]
 
 use std::rc::Rc;
 use std::sync::Arc;

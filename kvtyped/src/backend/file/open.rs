@@ -1,4 +1,5 @@
 //! Opening a file, on the thread of the journal.
+#![allow(clippy::disallowed_methods, reason = "its own thread waits for a disk, outside of the runtime and its clock")]
 
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant, SystemTime};

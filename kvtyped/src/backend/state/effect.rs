@@ -13,6 +13,10 @@ use crate::config::BucketConfig;
 use crate::revision::Revision;
 
 /// One change of the state, with everything that recording and reverting it needs.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most effects store an entry, and a box would cost each of them an allocation"
+)]
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// An entry was appended.

@@ -102,7 +102,7 @@ where
 
 /// Whether the record is a lease, and not a result.
 pub(crate) fn is_running(record: &LeaseRecord) -> bool {
-    !record.value.as_ref().is_some_and(|value| value.get("result").is_some())
+    record.value.as_ref().is_none_or(|value| value.get("result").is_none())
 }
 
 /// The state of a key; see [`Once::all`].
