@@ -114,7 +114,8 @@ impl Locks {
         list.await.map_err(|error| self.located("waiters", Some(name), error))
     }
 
-    /// Watches all locks: the current holders, and then each change of a holder. Renewals are not reported.
+    /// Watches all locks: the current holders, and then each change of a holder. Renewals are not reported, and a
+    /// slow reader may miss short terms.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -123,18 +124,17 @@ impl Locks {
     /// use kvtyped::recipes::LockEvent;
     ///
     /// let locks = Store::memory().locks("jobs").await?;
+    /// let guard = locks.lock("invoice-42").await?;
     /// let mut events = locks.watch().await?;
-    /// locks.lock("invoice-42").await?.release().await?;
     /// while let Some(event) = events.try_next().await? {
     ///     match event {
     ///         LockEvent::Held { name, holder } => println!("{name}: {}", holder.owner),
-    ///         LockEvent::Free { name, .. } => {
-    ///             println!("{name} is free");
-    ///             break;
-    ///         }
+    ///         LockEvent::Free { name, .. } => println!("{name} is free"),
+    ///         LockEvent::Ready => break, // or wait for changes
     ///         _ => {}
     ///     }
     /// }
+    /// # drop(guard);
     /// # Ok(())
     /// # }
     /// ```
