@@ -12,9 +12,8 @@ use crate::language;
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
-    &["key", "codec", "config", "revision", "ttl", "jitter", "host", "stream"],
     &["schema"],
-    &["key", "codec", "config", "revision", "ttl", "jitter"],
+    &["key", "codec", "config", "revision", "ttl", "jitter", "host", "stream"],
     &["error"],
     &["model", "backend", "shutdown"],
     &["backend/state"],
@@ -23,8 +22,8 @@ const RANKS: &[&[&str]] = &[
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
-    &["integrations"],
     &["maintenance"],
+    &["integrations"],
     &["prelude", "private", "lib"],
 ];
 

@@ -155,6 +155,8 @@ on_both_backends! {
         view.touch(&key("1")).ttl(Duration::from_secs(60)).await.unwrap();
         let touched = view.get(&key("1")).await.unwrap().unwrap();
         assert_eq!((touched.headers(), &touched.bytes[..]), (&foreign_headers(), &b"b"[..]));
+        let unchanged = view.modify(&key("1"), |_| {}).await.unwrap();
+        assert_eq!((unchanged.revision(), unchanged.headers()), (touched.revision(), &foreign_headers()));
         // Without a change, only the TTL is written.
         let kept = view.modify(&key("1"), |_| {}).ttl(Duration::from_secs(90)).await.unwrap();
         assert_eq!(*kept.headers(), foreign_headers());

@@ -263,7 +263,7 @@ async fn second_migration_names_the_holder_or_waits() {
     }
     let error = other.migrate().to(3).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error}");
-    for part in ["process ", "`migrate`", ".wait(..)"] {
+    for part in ["(pid ", "`migrate`", ".wait(..)"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     let error = other.rewrite(.., |_| Change::Keep).wait(Duration::from_secs(5)).await.unwrap_err();

@@ -14,7 +14,7 @@ use super::list::Cursor;
 use crate::backend::{Backend, Deadline, Operation, RawBucket, ScanRequest};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, KeyCodec, Pattern};
+use crate::key::{KeyCodec, Pattern};
 use crate::model::RawRecord;
 use crate::revision::Revision;
 use crate::shutdown::ShutdownSignal;
@@ -182,8 +182,9 @@ impl<'a> CopyBucket<'a> {
             None => Revision::ZERO,
         };
         let target = to.open(from, &name, timeout).await?;
-        let reserved = if include_reserved { Pattern::reserved() } else { schemas() };
-        let scan = ScanRequest { after, ..from.scan_request(vec![Pattern::all(), reserved].into(), timeout) };
+        let reserved = include_reserved.then(Pattern::reserved);
+        let patterns = std::iter::once(Pattern::all()).chain(reserved).collect();
+        let scan = ScanRequest { after, ..from.scan_request(patterns, timeout) };
         let mut entries = from.scan(OPERATION, scan)?;
         let created = source.identity().created;
         let mut copied =
@@ -253,11 +254,6 @@ impl CopyTarget {
         }
         Ok(Bucket { read: ReadBucket::new(backend, raw, KeyCodec::Escaped, timeout, closed) })
     }
-}
-
-/// The reserved records that belong to the model cards of a bucket.
-fn schemas() -> Pattern {
-    Pattern::new().literal(Key::RESERVED).literal("schema").open()
 }
 
 /// Returns the settings of a new target.

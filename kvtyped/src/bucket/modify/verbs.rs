@@ -310,13 +310,19 @@ fn keep_headers<T: KvModel>(
     newest: Option<&RawEntry>,
 ) -> CasDecision<Option<Entry<T>>> {
     let Some(headers) = decode::kept_headers::<T>(newest) else { return decision };
-    if let CasDecision::Write { content, result } = &mut decision
-        && content.is_put()
-    {
-        if let Some(entry) = result {
-            entry.set_headers(&headers);
+    match &mut decision {
+        CasDecision::Write { content, .. } if !content.is_put() => {}
+        CasDecision::Write { content, result } => {
+            if let Some(entry) = result {
+                entry.set_headers(&headers);
+            }
+            content.headers = headers;
         }
-        content.headers = headers;
+        CasDecision::Stop { result } => {
+            if let (Some(entry), Some(found)) = (result, newest) {
+                entry.set_headers(&found.headers);
+            }
+        }
     }
     decision
 }

@@ -196,7 +196,7 @@ pub struct Campaign<T> {
 
 impl<T> Campaign<T> {
     /// Creates a campaign with an encoded value.
-    pub(crate) fn of(context: LeaseContext, me: serde_json::Value) -> Self {
+    pub(crate) fn from_encoded(context: LeaseContext, me: serde_json::Value) -> Self {
         Self { context, me: Ok(me), wait: None, value: PhantomData }
     }
 

@@ -117,7 +117,7 @@ where
         let me = me.map_err(|error| context.located("run_forever", None, error))?;
         let mut backoff = Backoff::outage();
         loop {
-            let campaign: Campaign<T> = Campaign::of(context.clone(), me.clone());
+            let campaign: Campaign<T> = Campaign::from_encoded(context.clone(), me.clone());
             let elected = tokio::select! {
                 biased;
                 _ = &mut stop => return Ok(()),

@@ -69,6 +69,21 @@ impl Locks {
     /// Each process has one waiter for callers without [`fair`](Self::fair), so more tasks may wait. A waiter that died
     /// is included until its ticket expires.
     ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let locks = Store::memory().locks("jobs").owner("worker-7").await?;
+    /// let guard = locks.lock("invoice-42").await?;
+    /// let waiting = tokio::spawn(locks.lock("invoice-42").into_future());
+    /// # while locks.waiters("invoice-42").await?.is_empty() { tokio::task::yield_now().await; }
+    /// // Once the other task waits:
+    /// assert_eq!(locks.waiters("invoice-42").await?[0].owner, "worker-7");
+    /// # drop((guard, waiting));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the errors of [`list`](crate::ReadBucket::list).

@@ -61,6 +61,18 @@ where
     ///
     /// A run in progress is left alone, and the answer is `false`.
     ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let charges = Store::memory().once::<u32>("charges");
+    /// charges.run("charge-42", || async { 5 }).await?;
+    /// assert!(charges.forget("charge-42").await?);
+    /// assert_eq!(charges.run("charge-42", || async { 6 }).await?, 6);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the errors of a read and of a purge. Returns `Decode` if the record of the key is not readable.
