@@ -13,6 +13,8 @@ const RANKS: &[&[&str]] = &[
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
     &["model", "backend", "shutdown"],
+    &["observe"],
+    &["context"],
     &["backend/state"],
     &["backend/local"],
     &["backend/memory", "backend/nats", "conformance", "bucket"],

@@ -59,6 +59,10 @@ pub struct BucketStatus {
     pub now: SystemTime,
     /// Whether the TTL of a single entry takes effect.
     pub entry_ttl: bool,
+    /// Whether the bucket has a leader, which accepts writes.
+    pub has_leader: bool,
+    /// The number of replicas that are offline or behind the leader.
+    pub replicas_behind: u32,
     /// The storage system: `JetStream`, `memory`.
     pub backing_store: &'static str,
     /// The raw response of the server, if there is a server: the stream's information (`$JS.API.STREAM.INFO`).
@@ -79,6 +83,8 @@ impl BucketStatus {
             created,
             now,
             entry_ttl,
+            has_leader: true,
+            replicas_behind: 0,
             backing_store,
             raw: None,
         }

@@ -93,4 +93,4 @@ impl<T: KvModel> Count<'_, T> {
     }
 }
 
-verb!(Count => u64);
+verb!(Count("count", bucket) => u64);

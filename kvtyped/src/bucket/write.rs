@@ -355,6 +355,6 @@ options!(fence: Put Create Update);
 options!(ttl: Put Create Update);
 options!(timeout: Put Create Update);
 
-verb!(Put => Revision);
-verb!(Create => Revision);
-verb!(Update => Revision);
+verb!(Put("put", bucket) => Revision);
+verb!(Create("create", bucket) => Revision);
+verb!(Update("update", bucket) => Revision);

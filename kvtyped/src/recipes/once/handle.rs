@@ -251,10 +251,12 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { once, key, work, wait } = self;
-        Box::pin(async move {
+        let context = Arc::clone(once.context.bucket.context());
+        let bucket = once.context.bucket.name().to_owned();
+        let run = async move {
             let located = |error: Error| OnceError::Kv(once.context.located("run", Some(&key), error));
             once.check_retention().map_err(located)?;
-            let entered = once.context.in_operation("run", Some(&key), once.acquire_or_result(&key, wait)).await?;
+            let entered = once.context.unobserved("run", Some(&key), once.acquire_or_result(&key, wait)).await?;
             let lease = match entered {
                 WaitOutcome::Resolved(result) => return Ok(result),
                 WaitOutcome::Acquired(lease) => lease,
@@ -272,7 +274,8 @@ where
                     Err(OnceError::Closure(error))
                 }
             }
-        })
+        };
+        context.observe("once", bucket, Box::pin(run))
     }
 }
 

@@ -141,8 +141,10 @@ impl<'a, T: KvModel> IntoFuture for OpenLive<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let (name, key) = (self.bucket.name().to_owned(), self.key.to_string());
-        Box::pin(async move { self.run().await.map_err(|error| error.with_context("live", &name, Some(&key))) })
+        let (bucket, key) = (self.bucket, self.key.to_string());
+        let open =
+            async move { self.run().await.map_err(|error| error.with_context("live", bucket.name(), Some(&key))) };
+        bucket.observe("live", Box::pin(open))
     }
 }
 
