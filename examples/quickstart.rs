@@ -1,7 +1,7 @@
 //! The main features in one program: model, store, read, update, handle a conflict, list, read the history.
 //!
 //! `cargo run --example quickstart` needs no server. With `KVTYPED_URL=nats://127.0.0.1:4222`, the same program runs on
-//! a real server.
+//! a real server. With `KVTYPED_URL=file:app.kv` and `--features kvtyped-examples/file`, it runs on a file.
 
 use std::time::SystemTime;
 

@@ -397,6 +397,39 @@ mod live {
             assert!(config.last_error().is_none());
         }
 
+        async fn failed_derive_keeps_last_value(world: World) {
+            let configs = world.bucket::<AppConfig>().await;
+            let derive = |config: &AppConfig| match config.limit {
+                13 => panic!("as the test wants it"),
+                limit => u8::try_from(limit).map(|limit| format!("at most {limit}")),
+            };
+            let text: Live<String> = configs.live(&AppConfigKey).or_default().derive(derive).await.unwrap();
+            assert_eq!((text.load().as_str(), text.revision()), ("at most 0", Revision::ZERO));
+            let first = configs.put(&limit(7)).await.unwrap();
+            let changed = tokio::time::timeout(SOON, text.changed()).await.unwrap().unwrap();
+            assert_eq!((changed.as_str(), text.revision()), ("at most 7", first));
+
+            for (refused, expected) in [(300, "out of range"), (13, "panicked")] {
+                let revision = configs.put(&limit(refused)).await.unwrap();
+                let rejection = async || text.last_error().filter(|error| error.revision() == Some(revision));
+                let error = wait::until("the rejection is seen", SOON, rejection).await;
+                assert!(matches!(error.kind(), ErrorKind::Rejected { reason } if reason.contains(expected)), "{error}");
+                assert_eq!((text.load().as_str(), text.revision()), ("at most 7", first));
+            }
+            configs.delete(&AppConfigKey).await.unwrap();
+            let changed = tokio::time::timeout(SOON, text.changed()).await.unwrap().unwrap();
+            assert_eq!((changed.as_str(), text.last_error().is_none()), ("at most 0", true));
+        }
+
+        async fn invalid_default_fails_the_open_at_once(world: World) {
+            let configs = world.bucket::<AppConfig>().await;
+            let derive = |_: &AppConfig| Err::<(), _>("no file");
+            let open = configs.live(&AppConfigKey).or_default().derive(derive);
+            let error = tokio::time::timeout(SECOND, open.into_future()).await.expect("at once").unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Rejected { reason } if reason == "no file"), "{error}");
+            assert_eq!((error.operation(), error.key()), (Some("live"), Some("app")));
+        }
+
         async fn live_value_starts_with_default_or_waits(world: World) {
             let configs = world.bucket::<AppConfig>().await;
             let config = configs.live(&AppConfigKey).or_default().await.unwrap();

@@ -17,6 +17,8 @@ use kvtyped::config::{BucketConfig, WriteEpochs};
 use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::{Key, Revision};
 
+use crate::needs::needs;
+
 /// A backend that gives each new bucket write epochs, and each write the epoch of its handle.
 #[derive(Debug)]
 struct InEpochs<B>(B);
@@ -154,6 +156,7 @@ async fn contract_holds_in_epochs_of_memory_buckets() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contract_holds_in_epochs_on_one_server() {
+    needs!(WriteEpochs);
     let url = harness::shared().await.url();
     let backend = NatsBackend::connect(&url, NatsOptions::new()).await.expect("the server is there");
     holds(BackendUnderTest::new(Arc::new(InEpochs(backend)))).await;
@@ -161,6 +164,7 @@ async fn contract_holds_in_epochs_on_one_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contract_holds_in_epochs_on_three_servers() {
+    needs!(WriteEpochs);
     let urls = harness::cluster::shared().await.urls();
     let backend = NatsBackend::connect(&urls, NatsOptions::new()).await.expect("the cluster is there");
     holds(BackendUnderTest::new(Arc::new(InEpochs(backend))).replicas(3)).await;

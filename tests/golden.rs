@@ -36,7 +36,9 @@ fn shape(value: &str) -> String {
             ("id", Value::String(id)) => Value::from(format!("{} digits of hexadecimal numbers", id.len())),
             ("since" | "whole_at", Value::Number(time)) => Value::from(format!("{} digits", time.to_string().len())),
             ("term", Value::Number(_)) => Value::from("a term"),
-            ("owner", Value::String(owner)) if owner.starts_with("process ") => Value::from("a process"),
+            ("owner", Value::String(owner)) if owner.contains("(pid ") || owner.starts_with("process ") => {
+                Value::from("a process")
+            }
             (_, other) => other.clone(),
         };
     }

@@ -2,13 +2,17 @@
 //!
 //! The sources are read as text. A path `crate::module::..` in code counts, but not in a comment.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use regex::Regex;
 
 use crate::language;
 
 /// The modules by layer, from the lowest up. Modules of one layer do not import each other.
 const RANKS: &[&[&str]] = &[
+    &["key", "codec", "config", "revision", "ttl", "jitter", "host", "stream"],
     &["schema"],
     &["key", "codec", "config", "revision", "ttl", "jitter"],
     &["error"],
@@ -17,10 +21,11 @@ const RANKS: &[&[&str]] = &[
     &["context"],
     &["backend/state"],
     &["backend/local"],
-    &["backend/memory", "backend/nats", "conformance", "bucket"],
+    &["backend/memory", "backend/file", "backend/nats", "conformance", "bucket"],
     &["watch", "txn"],
     &["store"],
     &["connect", "recipes"],
+    &["integrations"],
     &["maintenance"],
     &["prelude", "private", "lib"],
 ];
@@ -30,6 +35,20 @@ const BANS: &[(&[&str], &[&str])] = &[
     (
         &["key", "codec", "config", "model", "revision", "ttl"],
         &["tokio::", "async_nats", "std::fs", "std::net", "Instant::", "SystemTime::now", "spawn("],
+    ),
+    // An integration could be a separate crate: it names the public API only.
+    (
+        &["integrations"],
+        &[
+            "crate::b",
+            "crate::c",
+            "crate::r",
+            "crate::s",
+            "crate::w",
+            "kvtyped::backend",
+            "kvtyped::__private",
+            "spawn(",
+        ],
     ),
     (&["backend/state"], &["tokio::time", "tokio::task", "Instant::", "SystemTime::now", "spawn("]),
     (
@@ -53,7 +72,7 @@ const BANS: &[(&[&str], &[&str])] = &[
 ];
 
 /// The folders of `backend/` that are modules of their own.
-const BACKENDS: &[&str] = &["state", "local", "memory", "nats"];
+const BACKENDS: &[&str] = &["state", "local", "memory", "file", "nats"];
 
 struct Source {
     path: PathBuf,
@@ -153,7 +172,7 @@ fn only_store_names_leaf_backends() {
             let leaf = import.starts_with("backend/");
             // The embedded backends share the state machine and the traits over it.
             let shared = ["backend/state", "backend/local"].contains(&&*import);
-            let embedded = ["backend/local", "backend/memory"].contains(&&*source.module);
+            let embedded = ["backend/local", "backend/memory", "backend/file"].contains(&&*source.module);
             let allowed = match shared {
                 true => import == source.module || embedded,
                 false => import == source.module || ["store", "connect", "lib"].contains(&&*source.module),
@@ -177,6 +196,31 @@ fn modules_avoid_banned_identifiers() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// An integration could be a separate crate. Private items of the crate would compile here, but not there.
+#[test]
+fn integrations_use_public_api_only() {
+    let name = Regex::new(r"(?m)^\s*(pub(?:\(\w+\))?) (?:const |async )*fn (\w+)").expect("a regular expression");
+    let call = Regex::new(r"(?:\.|::)(\w+)\(").expect("a regular expression");
+    let sources = sources();
+    let (integrations, others): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.module == "integrations");
+    let declared = |is_public: bool| {
+        let functions = others.iter().flat_map(|source| name.captures_iter(&source.code));
+        let functions = functions.filter(move |function| (&function[1] == "pub") == is_public);
+        functions.map(|function| function[2].to_owned()).collect::<BTreeSet<_>>()
+    };
+    let private: BTreeSet<_> = &declared(false) - &declared(true);
+    let mut calls = 0;
+    for source in integrations {
+        let inner = imports(source).into_iter().find(|module| module != "integrations");
+        assert_eq!(inner, None, "{}: use paths that begin with `kvtyped::`", source.path.display());
+        for called in call.captures_iter(&source.code) {
+            calls += 1;
+            assert!(!private.contains(&called[1]), "{} calls the private `{}`", source.path.display(), &called[1]);
+        }
+    }
+    assert!(private.contains("with_context") && calls > 100, "{calls} calls, {} private functions", private.len());
 }
 
 #[test]

@@ -51,6 +51,7 @@ struct Lease {
 /// A client that does not know write epochs writes to an open bucket and not to a closed one. It reads both.
 #[tokio::test]
 async fn nats_py_writes_only_to_bucket_with_open_epochs() {
+    needs!(WriteEpochs);
     let World { store, .. } = World::nats().await;
     for (epochs, is_open) in [(WriteEpochs::Open, true), (WriteEpochs::Closed, false)] {
         let name = unique("epochs");

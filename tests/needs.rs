@@ -1,6 +1,7 @@
 //! Features that not every server has. On a server without a feature, the tests check that the library reports
 //! `Unsupported` and leaves no partial state.
 
+use kvtyped::config::WriteEpochs;
 use kvtyped::prelude::*;
 use kvtyped::recipes::{OnceError, Quota};
 use kvtyped::txn::TransactError;
@@ -45,12 +46,13 @@ pub(crate) enum Feature {
     /// A fencing token and an expected revision of the record in one write: two preconditions. Locks alone work from an
     /// earlier version on.
     FencedUpdates,
+    WriteEpochs,
     /// Server-side counters. Without them, the library adds up itself.
     Counters,
 }
 
 impl Feature {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::RecordTtl,
         Self::LimitMarkers,
         Self::Locks,
@@ -61,6 +63,7 @@ impl Feature {
         Self::RateLimiters,
         Self::Transactions,
         Self::FencedUpdates,
+        Self::WriteEpochs,
         Self::Counters,
     ];
 
@@ -186,6 +189,13 @@ impl Feature {
                 assert!(matches!(&stored[..], [one] if one.revision() == there), "{self:?}: {stored:?}");
                 guard.release().await.expect("it is given back");
                 reported
+            }
+            Self::WriteEpochs => {
+                let open = |name: &str| store.bucket::<Session>().name(name).write_epochs(WriteEpochs::Open);
+                vec![
+                    ("make", fails(open(&name)).await),
+                    ("change", fails(open(sessions.name()).on_drift(Drift::Update)).await),
+                ]
             }
             Self::Counters => {
                 let counters = store.counters(&name).await.expect("they are there all the same");

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use kvtyped::Change;
+use kvtyped::bucket::copy_bucket;
 use kvtyped::observe::{MetricsObserver, Observer, OperationEnd, OperationReport, StoreEvent};
 use kvtyped::prelude::*;
 use kvtyped::recipes::Quota;
@@ -27,11 +28,13 @@ const BUILDERS: &[(&str, &str)] = &[
     ("Campaign", "campaign"),
     ("CheckSchema", "check_schema"),
     ("Compact", "compact"),
+    ("CopyBucket", "copy"),
     ("Count", "count"),
     ("CountVersions", "schema_versions"),
     ("Create", "create"),
     ("Delete", "delete"),
     ("DeleteMany", "delete_many"),
+    ("DryRun", "migrate_dry_run"),
     ("Get", "get"),
     ("GetMany", "get_many"),
     ("GetManyResults", "get_many"),
@@ -40,15 +43,20 @@ const BUILDERS: &[(&str, &str)] = &[
     ("Keys", "keys"),
     ("List", "list"),
     ("Lock", "lock"),
+    ("Migrate", "migrate"),
     ("Modify", "modify"),
     ("OnceRun", "once"),
+    ("OnceRunStatus", "once"),
     ("OpenBucket", "open"),
     ("OpenCache", "cache"),
+    ("OpenDerived", "live"),
     ("OpenLive", "live"),
+    ("OpenRawBucket", "open"),
     ("OpenReadBucket", "open"),
     ("Purge", "purge"),
     ("Put", "put"),
     ("PutMany", "put_many"),
+    ("Rewrite", "rewrite"),
     ("SwitchVersion", "switch_version"),
     ("Touch", "touch"),
     ("Transact", "transact"),
@@ -63,8 +71,8 @@ const BUILDERS: &[(&str, &str)] = &[
     ("WriteManyResults", "write_many"),
 ];
 
-/// Builders that open no store yet, or that only delegate.
-const NOT_OBSERVED: &[&str] = &["Connect"];
+/// Builders of a store, and loops whose campaigns are observed.
+const NOT_OBSERVED: &[&str] = &["Connect", "OpenFile", "RunForever", "RunUntil"];
 
 /// The operations of async methods.
 const METHODS: &[&str] = &[
@@ -224,9 +232,16 @@ async fn every_operation(store: &Store) {
     drop(sessions.watch(..).await.unwrap());
     drop(sessions.cache(..).await.unwrap());
     drop(sessions.live(key).await.unwrap());
+    drop(sessions.live(key).derive(|session| Ok::<_, std::fmt::Error>(session.visits)).await.unwrap());
     sessions.check_schema().await.unwrap();
     sessions.schema_versions().await.unwrap();
+    // A model without versions refuses some of these.
     let _ = sessions.switch_version(1).await;
+    let _ = sessions.migrate().await;
+    let _ = sessions.migrate().dry_run().await;
+    let _ = sessions.rewrite(.., |_| Change::Keep).await;
+    let raw = store.raw(sessions.name()).await.unwrap();
+    copy_bucket(&raw, store).name(unique("copy")).await.unwrap();
     sessions.put_many(&all).await.unwrap();
     sessions.put_many(&all).results().await.unwrap();
     sessions.delete_many(&keys).await.unwrap();
@@ -258,6 +273,7 @@ async fn every_operation(store: &Store) {
     member.leave().await.unwrap();
     let once = store.once::<u32>(unique("once"));
     once.run("charge", || async { Ok::<_, kvtyped::Error>(1) }).await.unwrap();
+    once.run("charge", || async { Ok::<_, kvtyped::Error>(1) }).with_status().await.unwrap();
     let limiter = store.rate_limiter(unique("rate"), Quota::per_minute(1));
     limiter.until_ready("client").await.unwrap();
     assert!(!limiter.check("client").await.unwrap().is_allowed());

@@ -60,6 +60,7 @@ const ROOT: &[&str] = &[
     "Live",
     "ModifyError",
     "Outcome",
+    "RawRecord",
     "Read",
     "ReadBucket",
     "Removed",
@@ -163,7 +164,7 @@ fn crate_root_and_prelude_names_are_exact() {
     let listed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     let mut root = exports("lib.rs");
     assert!(root.remove("async_nats"), "the crate is exported with the feature `nats`");
-    assert_eq!((root, ROOT.len()), (listed(ROOT), 27));
+    assert_eq!((root, ROOT.len()), (listed(ROOT), 28));
     assert_eq!((exports("prelude.rs"), PRELUDE.len()), (listed(PRELUDE), 20));
 }
 

@@ -356,6 +356,9 @@ on_both_backends! {
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
         #[kv(name = "user", bucket = "users", key = "{user_id}")]
         struct Renamed { #[serde(rename = "id")] user_id: u64, name: String }
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+        #[kv(name = "user", bucket = "users", key = "{id}", key_codec = "base64")]
+        struct Encoded { id: u64, name: String }
 
         let old = world.bucket::<old::User>().await;
         old.put(&old_ada()).await.unwrap();
@@ -365,7 +368,7 @@ on_both_backends! {
         assert!(text.contains("`{team}.{id}`") && text.contains("`{id}`"), "{text}");
         let text = world.store.bucket::<Packed>().name(old.name()).await.unwrap_err().to_string();
         assert!(text.contains("msgpack") && text.contains("json"), "{text}");
-        let text = world.store.bucket::<old::User>().name(old.name()).key_codec(kvtyped::key::KeyCodec::Base64).await.unwrap_err().to_string();
+        let text = world.store.bucket::<Encoded>().name(old.name()).await.unwrap_err().to_string();
         assert!(text.contains("base64") && text.contains("escaped"), "{text}");
         let renamed: Bucket<Renamed> = world.store.bucket().name(old.name()).await.unwrap();
         assert_eq!(renamed.get(&RenamedKey::new(7)).await.unwrap().expect("it is there").user_id, 7);

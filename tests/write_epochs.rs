@@ -87,6 +87,7 @@ fn without_transform(config: &mut Value) {
 
 #[tokio::test]
 async fn server_refuses_old_writer_after_switch() {
+    needs!(WriteEpochs);
     let server = harness::shared().await;
     let client = async_nats::connect(server.url()).await.expect("the server is there");
     let backend = connect(&server.url()).await;
@@ -119,6 +120,7 @@ async fn epoch_rules_hold_on_each_server_version() {
 /// refuses writes of the epoch, and an update repairs the bucket with an epoch that no writer has.
 #[tokio::test]
 async fn dropped_transform_is_reported_and_repaired() {
+    needs!(WriteEpochs);
     let server = harness::shared().await;
     let backend = connect(&server.url()).await;
     for epochs in [WriteEpochs::Open, WriteEpochs::Closed] {
@@ -149,6 +151,7 @@ async fn dropped_transform_is_reported_and_repaired() {
 
 #[tokio::test]
 async fn dropped_epoch_subject_is_reported_and_repaired() {
+    needs!(WriteEpochs);
     let server = harness::shared().await;
     let backend = connect(&server.url()).await;
     let whole = unique("epochs");
@@ -174,6 +177,7 @@ async fn dropped_epoch_subject_is_reported_and_repaired() {
 /// A mirror has no epochs. Its writer names the epoch of the origin, or no epoch.
 #[tokio::test]
 async fn mirror_writes_in_the_epoch_of_its_origin() {
+    needs!(WriteEpochs);
     let backend = connect(&harness::shared().await.url()).await;
     for epochs in [WriteEpochs::Open, WriteEpochs::Closed] {
         let [origin, mirror] = ["origin", "mirror"].map(unique);
@@ -206,6 +210,7 @@ async fn mirror_writes_in_the_epoch_of_its_origin() {
 /// Sources and `republish` copy stored messages, so they need no epoch.
 #[tokio::test]
 async fn copies_have_no_epoch() {
+    needs!(WriteEpochs);
     let server = harness::shared().await;
     let backend = connect(&server.url()).await;
     let client = async_nats::connect(server.url()).await.expect("the server is there");
@@ -229,6 +234,7 @@ async fn copies_have_no_epoch() {
 /// Through a domain, no server answers an old writer. The configuration decides instead.
 #[tokio::test]
 async fn old_writer_through_domain_is_refused() {
+    needs!(WriteEpochs);
     let port = harness::free_port();
     let hub = Server::builder().jetstream("domain: hub");
     let hub = hub.config(&format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")).start().await;
@@ -254,6 +260,7 @@ async fn old_writer_through_domain_is_refused() {
 /// An update whose reply is lost reads the configuration back.
 #[tokio::test]
 async fn switch_survives_lost_replies() {
+    needs!(WriteEpochs);
     let server = harness::shared().await;
     let proxy = Proxy::start(server.addr()).await;
     let backend = connect(&proxy.url()).await;
@@ -280,6 +287,7 @@ async fn switch_survives_lost_replies() {
 /// A write whose acknowledgement is lost, and a write that arrives after the switch.
 #[tokio::test]
 async fn lost_acknowledgement_is_recovered_after_switch() {
+    needs!(WriteEpochs);
     let server = harness::shared().await;
     let direct = connect(&server.url()).await;
     let proxy = Proxy::start(server.addr()).await;
@@ -314,6 +322,7 @@ async fn lost_acknowledgement_is_recovered_after_switch() {
 /// Write epochs need every replica: one that lacks the transform would store acknowledged writes as no records.
 #[tokio::test]
 async fn existing_bucket_needs_all_replicas_for_write_epochs() {
+    needs!(WriteEpochs);
     let cluster = Cluster::start(3).await;
     let name = unique("epochs");
     let backend = connect(&cluster.urls()).await;

@@ -9,6 +9,7 @@ mod allocator;
 mod contention;
 mod derive;
 mod embedded;
+mod file;
 mod lists;
 mod locks;
 mod many;
@@ -19,6 +20,7 @@ mod record;
 mod report;
 mod single;
 mod sizes;
+mod versions;
 mod watching;
 mod workers;
 mod world;
@@ -26,8 +28,21 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 11] =
-    ["single", "embedded", "contention", "many", "lists", "watching", "sizes", "memory", "locks", "pure", "derive"];
+const GROUPS: [&str; 12] = [
+    "single",
+    "embedded",
+    "file",
+    "contention",
+    "many",
+    "lists",
+    "watching",
+    "versions",
+    "sizes",
+    "memory",
+    "locks",
+    "pure",
+    "derive",
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -64,10 +79,12 @@ async fn measure(group: &str, world: &mut World) {
     match group {
         "single" => single::measure(world).await,
         "embedded" => embedded::measure(world).await,
+        "file" => file::measure(world).await,
         "contention" => contention::measure(world).await,
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,
         "watching" => watching::measure(world).await,
+        "versions" => versions::measure(world).await,
         "sizes" => sizes::measure(world).await,
         "memory" => memory::measure(world).await,
         "locks" => locks::measure(world).await,

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::{allocator, contention, memory, sizes};
+use crate::{allocator, contention, file, memory, sizes};
 
 /// A process that waits for commands. Dropping it kills the process.
 #[derive(Debug)]
@@ -50,13 +50,14 @@ impl Drop for Worker {
 /// Runs a worker process.
 pub(crate) fn work(arguments: &[String]) {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    if arguments.first() == Some(&"memory") {
+    if matches!(arguments.first(), Some(&("memory" | "embedded"))) {
         allocator::count();
     }
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
         match arguments.as_slice() {
             ["increments", url, bucket] => contention::work(url, bucket).await,
+            ["embedded", url] => file::work(url).await,
             ["memory", url, bucket] => memory::work(url, bucket).await,
             ["fill", url, bucket] => sizes::work(url, bucket).await,
             other => panic!("no such work: {other:?}"),

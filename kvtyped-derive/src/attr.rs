@@ -4,12 +4,12 @@ use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
-use syn::{Attribute, Error, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, Token, Type};
+use syn::{Attribute, Error, ExprPath, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, Token, Type};
 
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 25] = [
+const CONTAINER: [&str; 26] = [
     "bucket",
     "key",
     "key_name",
@@ -34,6 +34,7 @@ const CONTAINER: [&str; 25] = [
     "writes",
     "unversioned",
     "newer",
+    "validate",
     "crate",
 ];
 const FIELD: [&str; 3] = ["key", "value", "version"];
@@ -63,6 +64,7 @@ pub(crate) struct Container {
     pub(crate) versions: Versions,
     pub(crate) unversioned: Option<LitInt>,
     pub(crate) newer: Option<LitStr>,
+    pub(crate) validate: Option<ExprPath>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -138,6 +140,7 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
             value(input, name, "a number from 1 to the version; write `unversioned = 1`")
         }),
         "newer" => set_once(&mut found.newer, name, || value(input, name, "`\"keep\"` or `\"refuse\"`")),
+        "validate" => set_once(&mut found.validate, name, || function(input, name)),
         "crate" => set_once(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(
             name,
@@ -233,6 +236,13 @@ pub(crate) fn krate(input: ParseStream, name: &Ident) -> Result<Path> {
     let text: LitStr = value(input, name, expected)?;
     let path = text.parse_with(Path::parse_mod_style);
     path.map_err(|_| Error::new_spanned(&text, format!("`crate` expects {expected}")))
+}
+
+/// Reads `= "path::of::a_function"`.
+fn function(input: ParseStream, name: &Ident) -> Result<ExprPath> {
+    let expected = "the path of a function as a string; write `validate = \"check_user\"`";
+    let text: LitStr = value(input, name, expected)?;
+    text.parse().map_err(|_| Error::new_spanned(&text, format!("`{name}` expects {expected}")))
 }
 
 /// Reads `= "TypeName"`.

@@ -88,6 +88,7 @@ use crate::ctxt::Ctxt;
 /// | `upgrade_from` | type | Type of the previous version, which implements `KvVersion`. | none; older records are refused | `upgrade_from = UserV1` |
 /// | `writes` | integer | Oldest version that the program can write. | `version` | `writes = 1` |
 /// | `unversioned` | integer | Version of a record without one. | 1 | `unversioned = 2` |
+/// | `validate` | string | The path of a function that checks a record before each write; see [validation](#validation). | no check | `validate = "check_user"` |
 /// | `newer` | string | `"keep"` or `"refuse"`: the rule for records of a newer version. | `"refuse"` | `newer = "keep"` |
 /// | `crate` | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
 ///
@@ -134,6 +135,21 @@ use crate::ctxt::Ctxt;
 /// | `"base64"` | orbit | no `=` in the template |
 /// | `"base64-nats-js"` | nats.js | no `=` in the template |
 /// | `"path"` | orbit | the template is one rest field: `key = "{path..}"` |
+///
+/// # Validation
+///
+/// `validate = "path"` names a function that takes `&Self` and returns `Result<(), E>`, for an `E: Display`. It runs
+/// before each write, on the new record. A refused write returns the error `Invalid`, whose source has the message of
+/// the function. A [live value](../kvtyped/struct.ReadBucket.html#method.live) rejects an invalid record. Other reads do
+/// not call the function, so records from before it remain readable.
+///
+/// Errors are often logged with their sources: keep values out of the message, or do not log it.
+///
+/// | crate | attribute |
+/// |---|---|
+/// | none | `validate = "Self::check"` |
+/// | `garde` | `validate = "garde::Validate::validate"` (needs a context type with `Default`, such as `()`) |
+/// | `validator` | `validate = "validator::Validate::validate"` |
 ///
 /// # Schema versions
 ///

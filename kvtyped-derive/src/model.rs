@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
-use syn::{Data, DeriveInput, Fields, Ident, LitStr, Path, Type, Visibility};
+use syn::{Data, DeriveInput, ExprPath, Fields, Ident, LitStr, Path, Type, Visibility};
 
 use crate::attr::{self, Container};
 use crate::ctxt::Ctxt;
@@ -85,6 +85,8 @@ pub(crate) struct Model<'a> {
     pub(crate) settings: Settings,
     pub(crate) version: Version,
     pub(crate) schema: Schema,
+    /// The function that checks a record before it is written.
+    pub(crate) validate: Option<ExprPath>,
     /// The variant of `KeyCodec`, and the literal that names it.
     pub(crate) key_codec: Option<(Ident, LitStr)>,
     /// Whether errors hide the key.
@@ -134,6 +136,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
     let key_codec = attrs.key_codec.as_ref().and_then(|name| ctxt.ok(key_codec(name)));
     let krate = krate(&attrs);
     let (key, filter) = key_and_filter(&input.ident, &attrs);
+    let validate = attrs.validate.take();
     let versions = std::mem::take(&mut attrs.versions);
     let version = Version::resolve(versions, ctxt);
     let schema = Schema::resolve(&attrs, &input.ident, version.number, ctxt);
@@ -148,6 +151,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         settings,
         version,
         schema,
+        validate,
         fields,
         is_valid: true,
         has_template,

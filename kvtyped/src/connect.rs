@@ -9,6 +9,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::backend::Backend;
+#[cfg(feature = "file")]
+use crate::backend::file::{FileBackend, FileOptions, SyncMode};
 use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::NatsBackend;
@@ -30,6 +32,8 @@ impl Store {
     /// |---|---|
     /// | `memory:` | a new store in this process |
     /// | `memory:name` | the store of this name in this process, which exists while any handle to it exists |
+    /// | `file:app.kv`, `file:/folder/app.kv`, `file:///folder/app.kv` | a file of this process, with the feature `file`; the path is percent-encoded |
+    /// | `file:app.kv?sync=100ms&mode=0640` | the same; see [`OpenFile`](crate::connect::OpenFile) |
     /// | `nats://host:4222`, `nats://a:4222,nats://b:4222` | a NATS server, or a cluster with several of its servers |
     /// | `tls://host:4222` | the same with TLS |
     /// | `nats://host?domain=hub`, `nats://host?prefix=$JS.hub.API` | another JetStream domain or account |
@@ -174,6 +178,15 @@ impl Connect {
                 crate::config::check_bucket_name("the name of a memory", name)?;
                 shared_memory(name)
             }
+            #[cfg(feature = "file")]
+            (Some("file"), rest) => Arc::new(FileBackend::open(FileOptions::from_url(rest, *timeout)?).await?),
+            #[cfg(not(feature = "file"))]
+            (Some("file"), _) => {
+                return Err(Error::unsupported(
+                    "the feature `file` of kvtyped; enable it",
+                    "kvtyped without this feature",
+                ));
+            }
             #[cfg(feature = "nats")]
             (Some("nats" | "tls"), _) => {
                 let mut options = self.options.clone();
@@ -190,9 +203,15 @@ impl Connect {
                     "kvtyped without this feature",
                 ));
             }
-            (None, "") => return Err(Error::invalid_config("the URL is empty; pass `memory:` or `nats://host:port`")),
+            (None, "") => {
+                return Err(Error::invalid_config(
+                    "the URL is empty; pass `memory:`, `file:path` or `nats://host:port`",
+                ));
+            }
             // Do not show the URL: it may contain a secret.
-            _ => return Err(Error::invalid_config("the URL must begin with `memory:`, `nats://` or `tls://`")),
+            _ => {
+                return Err(Error::invalid_config("the URL must begin with `memory:`, `file:`, `nats://` or `tls://`"));
+            }
         };
         let system = match scheme.as_deref() {
             Some("memory") => "memory",
@@ -222,6 +241,107 @@ impl IntoFuture for Connect {
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connect").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "file")]
+impl Store {
+    /// Opens the store in a file, for paths that a URL cannot express. Creates the file if it does not exist; its folder
+    /// must exist.
+    ///
+    /// ```
+    /// use kvtyped::backend::file::SyncMode;
+    /// use kvtyped::prelude::*;
+    ///
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(key = "app")]
+    /// # struct AppConfig { limit: u32 }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = std::env::temp_dir().join(format!("kvtyped-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// let store = Store::file(folder.join("app.kv")).sync(SyncMode::Always).await?;
+    /// let configs: Bucket<AppConfig> = store.bucket().await?;
+    /// configs.put(&AppConfig { limit: 10 }).await?;
+    /// store.close().await?;
+    ///
+    /// let store = Store::file(folder.join("app.kv")).await?;
+    /// let configs: Bucket<AppConfig> = store.bucket().await?;
+    /// assert_eq!(configs.get(&AppConfigKey).await?.unwrap().limit, 10);
+    /// # store.close().await?;
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn file(path: impl Into<std::path::PathBuf>) -> OpenFile {
+        OpenFile { options: FileOptions::new(path, Self::TIMEOUT) }
+    }
+}
+
+/// Opens the store in a file; see [`Store::file`].
+#[cfg(feature = "file")]
+#[must_use = "nothing is opened until it is awaited"]
+#[derive(Debug)]
+pub struct OpenFile {
+    options: FileOptions,
+}
+
+#[cfg(feature = "file")]
+impl OpenFile {
+    /// Sets when a write is durable. Default: [`SyncMode::Always`]. In a URL: `sync=always`, `sync=100ms` or `sync=off`.
+    pub fn sync(mut self, sync: SyncMode) -> Self {
+        self.options.sync = sync;
+        self
+    }
+
+    /// Sets the permission of new files. Default: `0o600`. In a URL: `mode=0640`. Only on Unix.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.options.mode = Some(mode);
+        self
+    }
+
+    /// Sets the timeout of the open, which is also the default timeout of the store's operations. An open waits for
+    /// another process that uses the file. It loads about a million records in some seconds. Default: [`Store::TIMEOUT`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
+    }
+
+    /// Sets limits and the clock, for tests: the number of rows that one checkpoint step moves, the size of the journal
+    /// that starts a checkpoint, and the largest number of pages of the database.
+    #[doc(hidden)]
+    pub fn test_limits(mut self, rows: i64, journal_bytes: usize, max_pages: Option<u32>) -> Self {
+        let limits = &mut self.options.limits;
+        (limits.checkpoint_rows, limits.journal_bytes, limits.max_pages) = (rows, journal_bytes, max_pages);
+        self
+    }
+
+    /// Sets the wall clock of the open, for tests.
+    #[doc(hidden)]
+    pub fn test_clock(mut self, now: std::time::SystemTime) -> Self {
+        self.options.limits.now = Some(now);
+        self
+    }
+
+    /// Opens the backend, for tests of the backend interface.
+    #[doc(hidden)]
+    pub async fn backend(self) -> Result<FileBackend> {
+        FileBackend::open(self.options).await
+    }
+
+    async fn run(self) -> Result<Store> {
+        let timeout = self.options.timeout;
+        Ok(Store::of_system(Arc::new(FileBackend::open(self.options).await?), "file").with_timeout(timeout))
+    }
+}
+
+#[cfg(feature = "file")]
+impl IntoFuture for OpenFile {
+    type Output = Result<Store>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
     }
 }
 

@@ -270,10 +270,15 @@
 //! |---|---|---|
 //! | `nats` | yes | the NATS backend; without it the crate works in memory |
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
+//! | `file` | no | durable storage in a file of this machine (`file:` URLs), with SQLite |
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
 //! | `metrics-0_24` | no | [an observer](observe::MetricsObserver) for the crate `metrics` 0.24 |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
+//! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
+//! | `tower` | no | a rate limit layer for tower services |
+//! | `axum-0_8` | no | errors, `ETag` and `If-Match` for axum |
+//! | `secrecy-0_10` | no | secret strings in records |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
@@ -282,7 +287,10 @@ extern crate self as kvtyped;
 // From the top layer to the bottom layer. The lists of modules inside folders are in the opposite order. The store comes
 // first, because rustdoc lists its methods in the order of the modules.
 pub mod prelude;
+pub mod stream;
 mod store;
+#[cfg(any(feature = "tower-sessions-0_15", feature = "tower", feature = "axum-0_8", feature = "secrecy-0_10"))]
+pub mod integrations;
 pub mod connect;
 pub mod maintenance;
 pub mod recipes;
@@ -296,6 +304,7 @@ pub mod model;
 mod context;
 pub mod observe;
 mod shutdown;
+mod host;
 mod error;
 pub mod codec;
 pub mod schema;
@@ -319,6 +328,10 @@ pub mod changing_a_model {}
 #[cfg(feature = "nats")]
 pub mod permissions {}
 
+#[doc = include_str!("../docs/durability.md")]
+#[cfg(feature = "file")]
+pub mod durability {}
+
 #[doc = include_str!("../docs/guarantees.md")]
 #[doc = include_str!("../docs/guarantees-table.md")]
 #[doc = include_str!("../docs/guarantees-limits.md")]
@@ -337,7 +350,7 @@ pub use crate::bucket::{Bucket, Change, Entry, ModifyError, ReadBucket, Removed,
 pub use crate::config::{Drift, Storage};
 pub use crate::error::{Error, ErrorKind, Outcome, Result};
 pub use crate::key::{Key, KeySegment};
-pub use crate::model::{Filter, KvModel, KvVersion, SingleRevision, UnknownFields, golden};
+pub use crate::model::{Filter, KvModel, KvVersion, RawRecord, SingleRevision, UnknownFields, golden};
 pub use crate::revision::Revision;
 pub use crate::store::Store;
 pub use crate::ttl::Ttl;

@@ -2,7 +2,8 @@
 //!
 //! The prelude contains the store and the bucket, the types of their common arguments and results, the derives of
 //! kvtyped and serde, and the stream methods for lists. It leaves out names that other crates use too: `Error` and
-//! `Result` are `kvtyped::Error` and `kvtyped::Result`.
+//! `Result` are `kvtyped::Error` and `kvtyped::Result`. The stream traits have no names here; the module
+//! [`stream`](crate::stream) exports them by name.
 
 pub use std::time::Duration;
 

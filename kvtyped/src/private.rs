@@ -16,7 +16,7 @@ pub use crate::model::upgraded::{
     model_names_codec, oldest, schema_first, schema_next, schema_writes, schemas_first, schemas_next,
     version_names_codec,
 };
-pub use crate::model::{DecodeError, DowngradeTo, UpgradeFrom};
+pub use crate::model::{DecodeError, DowngradeTo, Refusal, UpgradeFrom};
 pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, SingleRevision, VersionField};
 
 use crate::key::unescape;

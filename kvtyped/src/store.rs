@@ -13,7 +13,7 @@ use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::{NatsBackend, NatsOptions};
 use crate::backend::{Backend, ConnectionState, Deadline};
-use crate::bucket::{CounterBucket, OpenBucket};
+use crate::bucket::{CopyTarget, CounterBucket, OpenBucket, OpenRawBucket};
 use crate::config::BucketConfig;
 use crate::context::StoreContext;
 use crate::error::{ErrorKind, Result};
@@ -184,6 +184,42 @@ impl Store {
         OpenBucket::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.context))
     }
 
+    /// Opens an existing bucket without its model, for a tool that reads or writes buckets of any model.
+    ///
+    /// Keys and bytes are verbatim. The bucket is neither created nor changed, and its settings and model cards are not
+    /// compared with anything. Lists, counts, watches and caches leave out the [reserved](crate::Key::RESERVED) records
+    /// of recipes, unless [`include_reserved`](crate::bucket::List::include_reserved) is set. A `get` reads any key.
+    ///
+    /// The view checks no model: it can write bytes that programs with a model cannot read.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # use kvtyped::{Filter, Key, RawRecord};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::memory();
+    /// let locks = store.locks("jobs");
+    /// let guard = locks.lock("invoice-42").await?;
+    ///
+    /// let raw = store.raw("jobs").await?;
+    /// raw.put(&RawRecord::new(Key::new("acme.7")?, "plain text")).await?;
+    /// let acme = Filter::<RawRecord>::subject("acme.>")?;
+    /// let keys: Vec<Key> = raw.keys(acme).await?.try_collect().await?;
+    /// assert_eq!(keys, [Key::new("acme.7")?]);
+    /// assert_eq!(raw.count(..).await?, 1);
+    /// assert!(raw.count(..).include_reserved().await? > 1); // with the records of the lock
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `BucketNotFound` if the bucket does not exist, and `InvalidConfig` if the name is invalid.
+    pub fn raw(&self, name: impl Into<String>) -> OpenRawBucket {
+        OpenRawBucket::new(self.bucket(), name.into())
+    }
+
     /// Returns the names of all buckets, in order. Streams without the subjects or settings of a bucket are left out.
     /// Sends one request for each stream whose name begins with `KV_`.
     ///
@@ -215,6 +251,22 @@ impl Store {
             deleted.map_err(|error| error.with_context("delete_bucket", name, None))
         };
         self.context.observe("delete_bucket", name, Box::pin(delete)).await
+    }
+
+    /// Copies the store into a new file, while writers continue. The copy is consistent: it contains every write that was
+    /// acknowledged before the call. Open it like any other file.
+    ///
+    /// A bucket of the copy skips revisions, so that no revision of the original means another record there.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Unsupported` if the store is not a file, and `InvalidConfig` if the path exists or cannot be used.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the copy may or may not be made. An incomplete copy never has this path.
+    pub async fn backup(&self, path: impl Into<std::path::PathBuf>) -> Result<()> {
+        self.open()?.backup(path.into()).await
     }
 
     /// Closes the store. If [`connect`](Self::connect) created the connection, sends the pending messages and closes
@@ -404,6 +456,11 @@ impl Store {
         Ok(raw.map(|raw| CounterBucket::new(raw, name, below, timeout, Arc::clone(&self.context))))
     }
 
+    /// Returns this store as the target of a copy.
+    fn copy_target(&self) -> CopyTarget {
+        CopyTarget::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.context))
+    }
+
     fn open(&self) -> Result<&Arc<dyn Backend>> {
         self.context.admit()?;
         Ok(&self.backend)
@@ -411,6 +468,12 @@ impl Store {
 
     fn deadline(&self) -> Deadline {
         Deadline::after(self.timeout)
+    }
+}
+
+impl From<&Store> for CopyTarget {
+    fn from(store: &Store) -> Self {
+        store.copy_target()
     }
 }
 

@@ -12,7 +12,7 @@
 //! Incorrect implementations are tested, too ([`negative_controls`]): a simulation that never breaks them proves nothing.
 
 mod aborted;
-mod seed;
+pub(crate) mod seed;
 mod contention;
 mod increments;
 mod lost_acks;

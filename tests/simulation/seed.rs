@@ -4,17 +4,17 @@ use std::time::Duration;
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
-pub(super) struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         // Discards the first number, so that consecutive seeds are uncorrelated from the first draw on.
         let mut chance = Self(seed ^ 0x6b76_7479_7065_6421);
         chance.next();
         chance
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,21 +23,21 @@ impl Chance {
     }
 
     /// Returns a number from `least` to `most`, inclusive.
-    pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
+    pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.next() % (most - least + 1)
     }
 
     /// Returns a duration from `least` to `most` milliseconds, inclusive.
-    pub(super) fn ms(&mut self, least: u64, most: u64) -> Duration {
+    pub(crate) fn ms(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(self.between(least, most))
     }
 
     /// Returns `true` with a probability of `permille` in a thousand.
-    pub(super) fn happens(&mut self, permille: u64) -> bool {
+    pub(crate) fn happens(&mut self, permille: u64) -> bool {
         self.next() % 1_000 < permille
     }
 
-    pub(super) fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
         of[(self.next() % of.len() as u64) as usize]
     }
 }

@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Generics, WherePredicate, parse_quote};
+use syn::{ExprPath, Generics, WherePredicate, parse_quote};
 
 use super::version::{self, Chain};
 use super::{Names, respanned};
@@ -32,6 +32,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     });
     let (value, stored, from_stored) = stored(model);
     let schema = model.is_valid.then(|| version::schema(model, private));
+    let validate = model.validate.as_ref().map(|function| validate(function, private));
     let chain = Chain {
         private,
         ident,
@@ -78,6 +79,8 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             #from_stored
 
             #has_key
+
+            #validate
         }
 
         #single
@@ -196,6 +199,17 @@ fn has_key(names: &Names<'_>) -> TokenStream {
     quote! {
         fn __has_key(&self, #key: &Self::Key) -> ::core::primitive::bool {
             true #(#same)*
+        }
+    }
+}
+
+/// Calls the function of the attribute `validate`. A wrong type is reported at the path in the attribute.
+fn validate(function: &ExprPath, private: &TokenStream) -> TokenStream {
+    let path = function.to_token_stream().to_string().replace(' ', "");
+    let call = quote_spanned!(function.span()=> #function(self));
+    quote! {
+        fn __validate(&self) -> ::core::result::Result<(), #private::Refusal> {
+            #private::Refusal::of(#path, #call)
         }
     }
 }

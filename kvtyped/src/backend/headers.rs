@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::revision::Revision;
+
 /// The headers of a record that describe its bytes: plain data that a backend stores with the value and returns with it.
 ///
 /// A write that stores the bytes of an existing record again, such as [`touch`](crate::Bucket::touch), writes the headers
@@ -37,8 +39,12 @@ impl RecordHeaders {
     /// The name of the header for [`cause`](Self::cause).
     pub const CAUSE: &str = "Kvtyped-Cause";
 
-    /// The [`cause`](Self::cause) of a record that a migration wrote.
+    /// The first word of the [`cause`](Self::cause) of a record that a migration wrote. The second word is the revision
+    /// of the last write that was not a rewrite: `rewrite 17`.
     pub const REWRITE: &str = "rewrite";
+
+    /// No headers.
+    pub const NONE: Self = Self { version: None, rare: None };
 
     /// Creates the headers of a record of this schema version. Version 1 is the version of a record without the header,
     /// so `None` writes no header.
@@ -95,6 +101,18 @@ impl RecordHeaders {
         set(&mut rare);
         self.rare = Some(rare).filter(|rare| **rare != RareHeaders::default());
         self
+    }
+
+    /// Returns the [cause](Self::cause) of a rewrite. `source` is the revision of the last write of the record that was
+    /// not a rewrite.
+    pub(crate) fn rewrite_cause(source: Revision) -> String {
+        format!("{} {source}", Self::REWRITE)
+    }
+
+    /// Returns the revision that a rewrite names. `None` for a write that is not a rewrite.
+    pub(crate) fn rewrite_of(&self) -> Option<Revision> {
+        let source = self.cause()?.strip_prefix(Self::REWRITE)?.strip_prefix(' ')?;
+        source.parse().ok().map(Revision::new)
     }
 
     /// Calls `line` with each header that is set.
@@ -224,6 +242,15 @@ mod tests {
             assert_eq!(parse_version(text), 0, "{text:?}");
         }
         assert_eq!((parse_version("1"), parse_version("4294967295")), (1, u32::MAX));
+    }
+
+    #[test]
+    fn rewrite_names_its_source() {
+        let source = |cause: &str| RecordHeaders::default().with_cause(Some(cause)).rewrite_of();
+        assert_eq!(source(&RecordHeaders::rewrite_cause(Revision::new(17))), Some(Revision::new(17)));
+        for other in ["rewrite", "rewrites 7", "rewrite x", "rewrite -1", "repair 7", ""] {
+            assert_eq!(source(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -126,6 +126,8 @@
 //! * A handle returns the creation time of its bucket. A changed epoch means that a new bucket may have that name
 //!   (`handle_keeps_identity_of_its_bucket`).
 //! * `names` lists every bucket (`names_list_every_bucket`).
+//! * A reading of the clock, if there is one, and the time of a status agree with the times of entries
+//!   (`clock_dates_entries`).
 //! * The status counts the current entries (`status_counts_current_entries`).
 //! * A purge fails with `Unsupported` in a bucket without rollups (`purge_needs_rollups`).
 //!
@@ -186,7 +188,7 @@
 // | `counters` | the interface of counters |
 // | `state` | the state machine of the embedded backend |
 // | `local` | the interface over the state machine |
-// | `memory`, `nats` | the backends, which do not import each other |
+// | `memory`, `file`, `nats` | the backends, which do not import each other |
 mod deadline;
 mod backoff;
 mod concurrent;
@@ -204,6 +206,8 @@ mod counters;
 mod state;
 mod local;
 pub mod memory;
+#[cfg(feature = "file")]
+pub mod file;
 #[cfg(feature = "nats")]
 pub mod nats;
 
@@ -218,11 +222,12 @@ pub(crate) use self::detached::{OnDrop, detached, run_in_background};
 pub use self::entry::{Operation, RawEntry};
 pub use self::headers::RecordHeaders;
 pub use self::scan::{ScanItem, ScanRequest};
-pub use self::status::{BucketIdentity, BucketStatus, Capabilities};
+pub use self::status::{BucketIdentity, BucketStatus, Capabilities, ClockReading};
 pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
 pub use self::write::{OperationId, Precondition, Write, WriteKind};
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,7 +237,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
 use crate::config::BucketConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 
@@ -241,6 +246,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the capabilities of this backend. A server is asked once, and again after each loss of the connection,
     /// because another server may answer then.
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>>;
+
+    /// Returns the name that the program gave its connection, if any, for the default owner of leases.
+    fn connection_name(&self) -> Option<&str> {
+        None
+    }
 
     /// Creates a bucket. Unset settings get their defaults.
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>>;
@@ -278,6 +288,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         ConnectionState::permanent()
     }
 
+    /// Copies everything into a new file, while writers continue. Only the backend of a file supports this.
+    fn backup(&self, path: PathBuf) -> BoxFuture<'_, Result<()>> {
+        let _ = path;
+        let found = "a backend without a file";
+        Box::pin(async move { Err(Error::unsupported("a store in a file (`file:`), for a backup", found)) })
+    }
+
     /// Sends the pending messages and closes everything that this backend opened, including its own connection.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
@@ -289,6 +306,12 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the identity of the bucket and the epoch of the connection. Performs no I/O.
     fn identity(&self) -> BucketIdentity;
+
+    /// Returns a reading of the clock that dates entries, from when the bucket was opened or later. Performs no I/O.
+    /// `None` if the backend has none, and the local clock is used in its place.
+    fn clock(&self) -> Option<ClockReading> {
+        None
+    }
 
     /// Returns the current status.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;

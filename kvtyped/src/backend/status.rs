@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::config::BucketConfig;
 use crate::revision::Revision;
 
@@ -17,7 +19,7 @@ pub struct Capabilities {
     pub mirrors: bool,
     /// Whether the backend supports counters (nats-server 2.12).
     pub counters: bool,
-    /// Whether buckets support write epochs (nats-server 2.10).
+    /// Whether buckets support write epochs (nats-server 2.11).
     pub write_epochs: bool,
     /// The name of the backend in messages: `nats-server 2.15.1 (JetStream API level 5)`.
     pub backend: String,
@@ -39,6 +41,15 @@ pub struct BucketIdentity {
     /// Grows whenever the bucket may have been replaced, by a new bucket or by an older copy, for example after a lost
     /// connection.
     pub connection_epoch: u64,
+}
+
+/// A reading of the clock that dates and expires the entries of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// The time of the backend's clock.
+    pub server: SystemTime,
+    /// When the reading arrived in this process.
+    pub at: Instant,
 }
 
 /// The current status of a bucket.
@@ -63,9 +74,10 @@ pub struct BucketStatus {
     pub has_leader: bool,
     /// The number of replicas that are offline or behind the leader.
     pub replicas_behind: u32,
-    /// The storage system: `JetStream`, `memory`.
+    /// The storage system: `JetStream`, `memory`, `file`.
     pub backing_store: &'static str,
-    /// The raw response of the server, if there is a server: the stream's information (`$JS.API.STREAM.INFO`).
+    /// The raw status of the storage system: the stream's information (`$JS.API.STREAM.INFO`) of a server, or the files
+    /// and their sizes of a store in a file.
     pub raw: Option<serde_json::Value>,
 }
 

@@ -169,7 +169,7 @@ impl<T: KvModel> ReadBucket<T> {
             }
             let sample = samples.entry(decode::stored_version::<T>(&entry).unwrap_or_default()).or_default();
             sample.records += 1;
-            if let Err(error) = decode::entry::<T>(&entry) {
+            if let Err(error) = decode::value::<T>(&entry) {
                 sample.unreadable += 1;
                 sample.example.get_or_insert_with(|| error.kind().clone());
             }

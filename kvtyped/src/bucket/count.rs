@@ -12,7 +12,7 @@ use super::handle::ReadBucket;
 use super::verb::verb;
 use crate::backend::ScanRequest;
 use crate::error::Result;
-use crate::model::{Filter, KvModel};
+use crate::model::{Filter, KvModel, RawRecord};
 
 impl<T: KvModel> ReadBucket<T> {
     /// Counts the records that match a filter. Skips removed records and keys that are not keys of the model.
@@ -59,6 +59,15 @@ pub struct Count<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     filter: Filter<T>,
     timeout: Option<Duration>,
+}
+
+impl Count<'_, RawRecord> {
+    /// Also counts the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
+    /// keys.
+    pub fn include_reserved(mut self) -> Self {
+        self.filter = self.filter.with_reserved();
+        self
+    }
 }
 
 impl<T: KvModel> Count<'_, T> {

@@ -1,7 +1,10 @@
 //! Conversion between stored entries and typed records.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::clock::BucketClock;
 use super::content::{Content, Target};
 use super::entry::{Entry, Pending, Removed, Version};
 use super::schema_state::BucketSchema;
@@ -9,7 +12,7 @@ use crate::backend::{Operation, RawEntry, RecordHeaders};
 use crate::codec::{Codec, CodecError, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::{DecodeError, KvModel};
+use crate::model::{DecodeError, KvModel, Refusal};
 use crate::observe::note_read;
 
 fn undecodable(codec: &'static str, detail: String) -> Error {
@@ -54,26 +57,55 @@ pub(super) fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
 }
 
 /// Decodes the record of an entry. Returns `None` if the entry is a delete marker.
-pub(crate) fn entry<T: KvModel>(raw: &RawEntry) -> Result<Option<Entry<T>>> {
+pub(crate) fn entry<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Result<Option<Entry<T>>> {
     if removal(raw).map_err(hide::<T>)?.is_some() {
         return Ok(None);
     }
     let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
-    record(raw, key).map(Some).map_err(hide::<T>)
+    record(raw, key, clock).map(Some).map_err(hide::<T>)
+}
+
+/// Decodes the record of an entry without its metadata. Returns `None` if the entry is a delete marker.
+pub(crate) fn value<T: KvModel>(raw: &RawEntry) -> Result<Option<T>> {
+    if removal(raw).map_err(hide::<T>)?.is_some() {
+        return Ok(None);
+    }
+    let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
+    record_value(raw, &key).map(|(value, _)| Some(value)).map_err(hide::<T>)
 }
 
 /// Decodes the record of an entry that is not a delete marker. `key` is the decoded key of the entry.
-fn record<T: KvModel>(raw: &RawEntry, key: T::Key) -> Result<Entry<T>> {
+fn record<T: KvModel>(raw: &RawEntry, key: T::Key, clock: &Arc<BucketClock>) -> Result<Entry<T>> {
+    let (value, version) = record_value(raw, &key)?;
+    clock.observe(raw.created);
+    let clock = Arc::clone(clock);
+    let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
+    let (headers, is_rewrite) = (raw_headers::<T>(&raw.headers), raw.headers.rewrite_of().is_some());
+    Ok(Entry { value, key, revision, created, ttl, version, is_rewrite, pending, headers, clock })
+}
+
+/// Decodes the value of a record. Returns it with its schema version.
+fn record_value<T: KvModel>(raw: &RawEntry, key: &T::Key) -> Result<(T, u32)> {
     note_read(raw.value.len());
     let version = stored_version::<T>(raw)?;
     let stored = decode_value::<T>(version, raw)?;
-    let value = T::__from_stored(&key, stored);
-    if !value.__has_key(&key) {
-        let detail = "the record names another key than its stored key".to_owned();
-        return Err(with_model::<T>(undecodable("key", detail), raw));
+    let value = T::__from_stored(key, stored);
+    if value.__has_key(key) {
+        return Ok((value, version));
     }
-    let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
-    Ok(Entry { value, key, revision, created, ttl, version, pending })
+    let detail = "the record names another key than its stored key".to_owned();
+    Err(with_model::<T>(undecodable("key", detail), raw))
+}
+
+/// Returns the headers that the entry of a raw record shows.
+fn raw_headers<T: KvModel>(headers: &RecordHeaders) -> Option<Box<RecordHeaders>> {
+    (T::__IS_RAW && *headers != RecordHeaders::NONE).then(|| Box::new(headers.clone()))
+}
+
+/// Returns the headers that a changed raw record keeps, if `found` is a record: all but the cause of its write.
+pub(crate) fn kept_headers<T: KvModel>(found: Option<&RawEntry>) -> Option<RecordHeaders> {
+    let found = found.filter(|entry| T::__IS_RAW && entry.is_live())?;
+    Some(found.headers.clone().with_cause(None))
 }
 
 /// Returns the schema version of a stored record.
@@ -86,6 +118,9 @@ pub(crate) fn stored_version<T: KvModel>(raw: &RawEntry) -> Result<u32> {
 }
 
 fn decode_value<T: KvModel>(version: u32, raw: &RawEntry) -> Result<T::Value> {
+    if T::__IS_RAW {
+        return T::Codec::decode(&raw.value).map_err(|error| with_model::<T>(Error::decode(&error), raw));
+    }
     if let Some(encoding) = raw.headers.encoding() {
         let encoding: String = encoding.chars().take(32).collect();
         let detail = format!("this version does not support the encoding {encoding:?} of the record");
@@ -110,12 +145,12 @@ fn decode_error(error: DecodeError) -> Error {
 }
 
 /// Converts an entry to a version of the history.
-pub(crate) fn version<T: KvModel>(raw: &RawEntry) -> Result<Version<T>> {
+pub(crate) fn version<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Result<Version<T>> {
     let key = key::<T>(&raw.key)?;
     let revision = raw.revision;
     Ok(match removal(raw) {
         Ok(Some(reason)) => Version::Removed { key, revision, created: raw.created, reason },
-        Ok(None) => match record(raw, key) {
+        Ok(None) => match record(raw, key, clock) {
             Ok(entry) => Version::Put(entry),
             // Decoding the key again is cheaper than keeping a copy for errors, which are rare.
             Err(error) => Version::Undecodable { key: self::key::<T>(&raw.key)?, revision, error: hide::<T>(error) },
@@ -160,6 +195,7 @@ impl Unverified {
 
     /// Checks that the bytes decode to this record, and returns the content of its write.
     pub(super) fn verify<T: KvModel>(self, record: &T, key: T::Key) -> Result<Content> {
+        record.__validate().map_err(|refusal| invalid::<T>(refusal))?;
         let Self { bytes, shape, version, target } = self;
         if shape == T::SCHEMA.version {
             verify(record, key, &bytes)?;
@@ -198,6 +234,18 @@ pub(crate) fn encode<T: KvModel>(
     Unverified::new(record, bucket, found)?.verify(record, key)
 }
 
+/// Encodes a record as this version, whatever version the bucket takes. The program must be able to write it.
+pub(crate) fn encode_version<T: KvModel>(
+    record: &T,
+    key: T::Key,
+    bucket: &BucketSchema,
+    version: u32,
+) -> Result<Content> {
+    let target = bucket.target::<T>()?;
+    let bytes = (T::SCHEMA.encode)(record.stored(), version).map(Bytes::from).map_err(unwritable::<T>)?;
+    Unverified { bytes, shape: version, version, target }.verify(record, key)
+}
+
 /// Checks that the bytes of a record decode to this record.
 fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
     let read = read_back::<T::Codec, _>(bytes).map_err(unwritable::<T>)?;
@@ -209,6 +257,10 @@ fn verify<T: KvModel>(record: &T, key: T::Key, bytes: &[u8]) -> Result<()> {
     }
     let detail = "the record names another key when it is read back".to_owned();
     Err(Error::new(ErrorKind::Encode { codec: "key", detail }).of_model::<T>())
+}
+
+fn invalid<T: KvModel>(refusal: Refusal) -> Error {
+    Error::new(ErrorKind::Invalid { path: refusal.path() }).caused_by(refusal).of_model::<T>()
 }
 
 /// Checks that a record is equal to the stored record with the same bytes.
@@ -258,7 +310,7 @@ mod tests {
             headers: RecordHeaders::default(),
             id: None,
         };
-        version(&raw).unwrap()
+        version(&raw, &Arc::new(BucketClock::local())).unwrap()
     }
 
     #[test]

@@ -8,8 +8,8 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt, future, stream};
 
 use crate::backend::{
-    Batch, BucketIdentity, BucketStatus, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem,
-    ScanRequest, WatchRequest, WatchSignal, Write,
+    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt,
+    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,6 +95,10 @@ impl RawBucket for EncodedBucket {
 
     fn identity(&self) -> BucketIdentity {
         self.raw.identity()
+    }
+
+    fn clock(&self) -> Option<ClockReading> {
+        self.raw.clock()
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {

@@ -25,7 +25,7 @@ impl BucketInner {
     ) -> Result<Revision> {
         self.note_key(&write.key);
         note_write(std::iter::once(value_size(&write)));
-        let epoch = self.schema.epoch();
+        let epoch = self.schema.epoch_for(target.as_slice())?;
         if epoch.is_some() {
             return Box::pin(self.write_in_epochs(write, on, target, epoch, deadline)).await;
         }
@@ -76,7 +76,7 @@ impl BucketInner {
     /// As [`write`](Self::write).
     pub(crate) async fn commit(&self, batch: Batch, targets: &[Target], deadline: Deadline) -> Result<Vec<Revision>> {
         note_write(batch.writes.iter().map(value_size));
-        let mut epoch = self.schema.epoch();
+        let mut epoch = self.schema.epoch_for(targets)?;
         if epoch.is_none() {
             return match self.raw.commit(batch, deadline).await {
                 Err(error) if is_epoch_moved(&error) => {

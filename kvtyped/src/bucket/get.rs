@@ -95,7 +95,7 @@ impl<T: KvModel> Get<'_, T> {
             if entry.is_removed() && entry.ttl.is_none() && matches!(at, ReadAt::Newest(_)) {
                 bucket.inner.tombstones.remember(entry.key.clone(), entry.revision, epoch);
             }
-            decode::entry(&entry)
+            decode::entry(&entry, bucket.clock())
         };
         read.await.map_err(|error| error.with_context("get", bucket.name(), Some(encoded.as_str())))
     }

@@ -139,7 +139,7 @@ pub struct GetManyResults<'a, T: KvModel> {
 impl<T: KvModel> GetManyResults<'_, T> {
     async fn run(self) -> Result<Vec<Result<Option<Entry<T>>>>> {
         let bucket = self.many.bucket;
-        let decode = |entry: RawEntry| decode::entry(&entry);
+        let decode = |entry: RawEntry| decode::entry(&entry, bucket.clock());
         let entry = |entry: Option<RawEntry>| entry.map_or(Ok(None), decode);
         let located = |entry: Result<_>| entry.map_err(|error| error.with_context("get_many", bucket.name(), None));
         Ok(self.many.entries().await?.into_iter().map(entry).map(located).collect())

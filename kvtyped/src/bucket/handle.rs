@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
+use super::clock::BucketClock;
 use super::content::Target;
 use super::modify::key_queue::KeyQueues;
 use super::precondition::{FencePrecondition, FenceResult};
@@ -79,6 +81,7 @@ pub(super) struct BucketInner {
     /// Whether the keys of the records are secrets.
     pub(super) hides_keys: bool,
     pub(super) schema: SchemaState,
+    pub(super) clock: Arc<BucketClock>,
     pub(super) seen: SeenRevisions,
     pub(super) key_queues: Arc<KeyQueues>,
     pub(super) tombstones: Tombstones,
@@ -101,11 +104,13 @@ impl<T: KvModel> ReadBucket<T> {
         // A bucket with more history stores every change separately.
         let key_queues = Arc::new(KeyQueues::new(!matches!(raw.config().history, None | Some(1))));
         let schema = SchemaState::new(raw.config());
+        let clock = Arc::new(BucketClock::new(&*raw));
         let inner = Arc::new(BucketInner {
             backend,
             raw,
             key_codec,
             schema,
+            clock,
             timeout,
             closed: AtomicBool::new(false),
             context,
@@ -156,7 +161,10 @@ impl<T: KvModel> ReadBucket<T> {
     pub async fn status(&self) -> Result<BucketStatus> {
         let status = async {
             let raw = self.raw("status")?;
-            raw.status(self.deadline(None)).await.map_err(|error| error.with_context("status", self.name(), None))
+            let status = raw.status(self.deadline(None)).await;
+            let status = status.map_err(|error| error.with_context("status", self.name(), None))?;
+            self.inner.clock.set(status.now, Instant::now());
+            Ok(status)
         };
         self.observe("status", Box::pin(status)).await
     }
@@ -203,6 +211,23 @@ impl<T: KvModel> ReadBucket<T> {
     /// Returns the schema versions that the bucket takes, as last read.
     pub(crate) fn schema(&self) -> Arc<BucketSchema> {
         self.inner.schema.load()
+    }
+
+    /// Reads the server's clock if the last reading is old. Without a new reading, the estimate continues.
+    pub(crate) async fn refresh_clock(&self) {
+        if self.inner.clock.is_due() {
+            let _ = self.status().await;
+        }
+    }
+
+    /// Returns the name that the program gave its connection, if any.
+    pub(crate) fn connection_name(&self) -> Option<&str> {
+        self.inner.backend.connection_name()
+    }
+
+    /// Returns the server's clock.
+    pub(crate) fn clock(&self) -> &Arc<BucketClock> {
+        &self.inner.clock
     }
 
     /// Whether the store is connected. Performs no I/O.

@@ -72,7 +72,7 @@ impl<T: KvModel> History<'_, T> {
         let mut entries = bucket.scan("history", scan)?;
         let mut versions = Vec::new();
         while let Some(entry) = entries.next().await {
-            let version = entry.and_then(|scanned| decode::version(&scanned.entry));
+            let version = entry.and_then(|scanned| decode::version(&scanned.entry, bucket.clock()));
             versions.push(version.map_err(|error| error.with_context("history", bucket.name(), Some(key.as_str())))?);
         }
         Ok(versions)

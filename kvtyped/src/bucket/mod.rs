@@ -11,6 +11,7 @@
 // | `recent`, `tombstones`, `seen` | bounded memory of delete markers and revisions |
 // | `content` | the content of a write |
 // | `schema_state` | the write epoch and the schema versions that the bucket takes |
+// | `clock` | the server's clock |
 // | `encoded`, `entry`, `decode` | stored entries as typed records |
 // | `verb` | the macros that build awaitable operations |
 // | `precondition` | preconditions on another record |
@@ -19,15 +20,17 @@
 // | `stored_schema` | the schemas of the program and of the bucket |
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
-// | `open` | creation of a bucket, or comparison with the model |
+// | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
 // | `get`, `get_many`, `history`, `count`, `list` | reads |
-// | `write`, `modify`, `delete`, `touch`, `put_many` | writes |
+// | `write`, `modify`, `delete`, `touch`, `put_many`, `write_raw` | writes |
+// | `copy_window`, `copy` | a copy in another store |
 // | `compact` | removal of old delete markers |
 // | `check_schema` | the report on a program and the records of its bucket |
 // | `counters` | counters of the backend |
 mod recent;
 pub(crate) mod content;
 mod schema_state;
+pub(crate) mod clock;
 mod encoded;
 mod entry;
 pub(crate) mod decode;
@@ -41,6 +44,7 @@ pub(crate) mod stored_schema;
 mod model_card;
 mod identity;
 mod open;
+mod open_raw;
 mod get;
 mod get_many;
 mod history;
@@ -51,6 +55,9 @@ mod modify;
 mod delete;
 mod touch;
 mod put_many;
+mod write_raw;
+mod copy_window;
+mod copy;
 mod compact;
 mod check_schema;
 mod counters;
@@ -60,6 +67,7 @@ pub use crate::backend::BucketStatus;
 
 pub use self::check_schema::{CheckSchema, SchemaReport, VersionReport};
 pub use self::compact::{Compact, Compacted};
+pub use self::copy::{Copied, CopyBucket, CopyProgress, CopyTarget, copy_bucket};
 pub use self::count::Count;
 pub use self::delete::{Delete, Purge};
 pub use self::entry::{Entry, Removed, Version};
@@ -70,9 +78,11 @@ pub use self::history::History;
 pub use self::list::{Cursor, Entries, KeyStream, Keys, List, ListProgress};
 pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
+pub use self::open_raw::OpenRawBucket;
 pub use self::put_many::{DeleteMany, PutMany, WriteManyResults, WriteProgress};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
+pub use self::write_raw::RawWrite;
 
 pub(crate) use self::counters::CounterBucket;
 pub(crate) use self::modify::retry::CasAttempts;

@@ -58,7 +58,12 @@ pub(super) fn find<T: KvModel>(config: &BucketConfig) -> Result<Option<ModelCard
 ///
 /// Returns `Newer` or `TooOld` if the program cannot read or write the records that the card announces, and
 /// `SchemaDiffers` if the key or the codec differs.
-fn check<T: KvModel>(config: &BucketConfig, card: &ModelCard, key_codec: KeyCodec, is_read_only: bool) -> Result<()> {
+fn check<T: KvModel>(
+    config: &BucketConfig,
+    card: &ModelCard,
+    key_codec: Option<KeyCodec>,
+    is_read_only: bool,
+) -> Result<()> {
     let schema = T::SCHEMA;
     let differs = |reason: String| {
         let report = format!("model `{}`: {reason}", schema.name);
@@ -73,7 +78,7 @@ fn check<T: KvModel>(config: &BucketConfig, card: &ModelCard, key_codec: KeyCode
         ));
     }
     let found = card.key_codec.as_deref().unwrap_or(KeyCodec::Escaped.name());
-    if key_codec.name() != found {
+    if let Some(key_codec) = key_codec.filter(|codec| codec.name() != found) {
         return differs(format!(
             "its key codec is `{}` here and `{found}` in the bucket; use that key codec, or another bucket",
             key_codec.name()
@@ -193,7 +198,7 @@ fn updated<T: KvModel>(found: Option<ModelCard>, key_codec: KeyCodec) -> Option<
 /// Applies the reaction to a card that differs from the program. Returns the new card if the bucket must be updated.
 pub(super) fn react<T: KvModel>(
     config: &BucketConfig,
-    key_codec: KeyCodec,
+    (key_codec, is_chosen): (KeyCodec, bool),
     reaction: Drift,
     is_read_only: bool,
 ) -> Result<Option<ModelCard>> {
@@ -205,7 +210,8 @@ pub(super) fn react<T: KvModel>(
         (found, _) => found?,
     };
     if let Some(card) = &found {
-        check::<T>(config, card, key_codec, is_read_only)?;
+        // The builder may choose another key codec on purpose.
+        check::<T>(config, card, (!is_chosen).then_some(key_codec), is_read_only)?;
     }
     let wanted = if reaction == Drift::Update { updated::<T>(found.clone(), key_codec) } else { None };
     Ok(wanted.filter(|wanted| Some(wanted) != found.as_ref()))
@@ -239,6 +245,15 @@ impl<T: KvModel> ReadBucket<T> {
     pub async fn card(&self) -> Result<Option<ModelCard>> {
         let status = self.status().await?;
         find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
+    }
+
+    /// Returns the card of the model in a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaDiffers` if the card is unreadable.
+    pub(crate) fn card_in(config: &BucketConfig) -> Result<Option<ModelCard>> {
+        find::<T>(config)
     }
 
     /// Returns the card with the schema of this program, and with the written version of `found`. `None` if the model
@@ -295,7 +310,7 @@ impl<T: KvModel> ReadBucket<T> {
 }
 
 /// A metadata key with a random value, which identifies the last update of a card.
-const UPDATED_BY: &str = "kvtyped.updated-by";
+pub(super) const UPDATED_BY: &str = "kvtyped.updated-by";
 
 /// Writes the card of an existing bucket.
 pub(super) async fn write<T: KvModel>(

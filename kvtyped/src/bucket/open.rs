@@ -18,7 +18,7 @@ use crate::key::{KeyCodec, ModelKey};
 use crate::model::{KvModel, RESERVED_METADATA};
 
 /// A metadata key with a random value, which distinguishes concurrent requests to create a bucket.
-const MADE_BY: &str = "kvtyped.made-by";
+pub(super) const MADE_BY: &str = "kvtyped.made-by";
 
 /// The required state of the bucket before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct OpenBucket<T> {
     backend: Arc<dyn Backend>,
     config: BucketConfig,
     key_codec: KeyCodec,
+    /// Whether the builder set the key codec, so that the card need not agree.
+    chose_key_codec: bool,
     presence: Presence,
     drift: Drift,
     schema: Drift,
@@ -95,6 +97,7 @@ impl<T: KvModel> OpenBucket<T> {
             backend,
             config,
             key_codec,
+            chose_key_codec: false,
             presence,
             drift,
             schema,
@@ -118,7 +121,7 @@ impl<T: KvModel> OpenBucket<T> {
     /// Sets how keys are stored, in place of the model's key codec. All programs that use the bucket must use the same
     /// codec.
     pub fn key_codec(mut self, codec: KeyCodec) -> Self {
-        self.key_codec = codec;
+        (self.key_codec, self.chose_key_codec) = (codec, true);
         self
     }
 
@@ -260,8 +263,19 @@ impl<T: KvModel> OpenBucket<T> {
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Arc<dyn RawBucket>> {
-        let Self { backend, config, key_codec, presence, drift, schema, is_read_only, timeout: _, context, model: _ } =
-            self;
+        let Self {
+            backend,
+            config,
+            key_codec,
+            chose_key_codec,
+            presence,
+            drift,
+            schema,
+            is_read_only,
+            timeout: _,
+            context,
+            model: _,
+        } = self;
         context.admit()?;
         config.validate()?;
         if *key_codec == KeyCodec::Path && !is_one_field(T::Key::TEMPLATE) {
@@ -293,7 +307,8 @@ impl<T: KvModel> OpenBucket<T> {
         loop {
             if let Some(found) = backend.open(&config.name, deadline).await? {
                 let differences = config.differences(found.config());
-                let card = model_card::react::<T>(found.config(), *key_codec, *schema, *is_read_only)?;
+                let card =
+                    model_card::react::<T>(found.config(), (*key_codec, *chose_key_codec), *schema, *is_read_only)?;
                 let found = match card {
                     Some(card) if differences.is_empty() || *drift != Drift::Fail => {
                         model_card::write::<T>(&**backend, found.config(), &card, deadline).await?

@@ -56,6 +56,10 @@ impl<T: KvModel> Bucket<T> {
     /// `BucketNotFound`, `PermissionDenied` or `Unavailable`) stops the sending: the unsent writes return the same
     /// error.
     ///
+    /// The records are encoded once. If the bucket is switched to another schema version meanwhile, the remaining writes
+    /// return `SchemaMoved`. If the program can write that version, the error [is retryable](Error::is_retryable): put
+    /// these records again.
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped before it completes, any of the records may or may not be written.
@@ -147,6 +151,7 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
         for ((index, write), round) in writes.into_iter().enumerate().zip(rounds) {
             results.push(match write {
                 Ok((key, content)) => {
+                    let ttl = content.ttl.or(ttl);
                     waiting[round].push((index, key, content.with_ttl(ttl)));
                     None
                 }
@@ -237,7 +242,11 @@ pub struct WriteManyResults<'a, T: KvModel> {
     many: WriteMany<'a, T>,
 }
 
-impl<T: KvModel> PutMany<'_, T> {
+impl<'a, T: KvModel> PutMany<'a, T> {
+    pub(super) fn new(bucket: &'a Bucket<T>, operation: &'static str, writes: Vec<Result<(Key, Content)>>) -> Self {
+        Self { many: WriteMany::new(bucket, operation, writes) }
+    }
+
     /// Sets the TTL of each record: at least one second, rounded up to whole seconds (ADR-43).
     pub fn ttl(mut self, ttl: Duration) -> Self
     where

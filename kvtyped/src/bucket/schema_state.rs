@@ -90,14 +90,31 @@ impl SchemaState {
         self.current.load().epoch
     }
 
+    /// Returns the write epoch of the last reading, for records that were encoded for these versions.
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaMoved` if the bucket has epochs and takes another version now: another task has read the
+    /// configuration since the records were encoded, and the server would accept them in the new epoch.
+    pub(super) fn epoch_for(&self, targets: &[Target]) -> Result<Option<u64>> {
+        let current = self.current.load();
+        if current.epoch.is_some() {
+            current.check(targets)?;
+        }
+        Ok(current.epoch)
+    }
+
     /// Returns the last reading.
     pub(crate) fn load(&self) -> Arc<BucketSchema> {
         self.current.load_full()
     }
 
-    /// Replaces the last reading.
+    /// Replaces the last reading. An epoch stays if the bucket has lost its own, so that the backend refuses later
+    /// writes and names the cause.
     pub(crate) fn set(&self, config: &BucketConfig) {
-        self.current.store(Arc::new(BucketSchema::new(config)));
+        let mut schema = BucketSchema::new(config);
+        schema.epoch = schema.epoch.or(self.epoch());
+        self.current.store(Arc::new(schema));
     }
 }
 
@@ -131,6 +148,27 @@ mod tests {
         assert_eq!(target(Some((2, 1))).unwrap().unwrap().writes, 1);
         let error = target(Some((2, 2))).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::SchemaMoved { writes: 2, knows: 1 }), "{error}");
+    }
+
+    #[test]
+    fn record_of_an_earlier_version_gets_no_later_epoch() {
+        let target = Target { model: "user", writes: 1, knows: 2 };
+        let switched = |epoch| {
+            let mut config = config(Some((2, 2)));
+            config.write_epoch = epoch;
+            SchemaState::new(&config)
+        };
+        assert!(switched(Some(2)).epoch_for(&[target]).unwrap_err().is_stale_schema());
+        assert_eq!(switched(Some(2)).epoch_for(&[Target { writes: 2, ..target }]).unwrap(), Some(2));
+        assert_eq!(switched(None).epoch_for(&[target]).unwrap(), None);
+    }
+
+    #[test]
+    fn lost_epoch_stays() {
+        let state = SchemaState::new(&BucketConfig { write_epoch: Some(3), ..config(None) });
+        state.set(&config(Some((2, 2))));
+        assert_eq!(state.epoch(), Some(3));
+        assert_eq!(state.load().writes::<User>(), 2);
     }
 
     #[test]

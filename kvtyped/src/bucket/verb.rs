@@ -35,6 +35,18 @@ macro_rules! options {
             }
         }
     )*};
+    (headers: $($verb:ident)*) => {$(
+        impl $verb<'_, $crate::model::RawRecord> {
+            /// Sets the headers of the record. Default: none. To copy a record, pass the
+            /// [headers](crate::Entry::headers) of its entry.
+            ///
+            /// A text with a control character is refused as `InvalidConfig`.
+            pub fn headers(mut self, headers: $crate::backend::RecordHeaders) -> Self {
+                self.headers = Some(Box::new(headers));
+                self
+            }
+        }
+    )*};
     (fence: $($verb:ident)*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
             /// Writes only if another record is unchanged.

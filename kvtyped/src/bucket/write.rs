@@ -10,7 +10,7 @@ use super::handle::{Bucket, BucketInner};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
-use crate::backend::{Deadline, Precondition, RawEntry, Read, ReadAt, Write, WriteKind};
+use crate::backend::{Deadline, Precondition, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -50,7 +50,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be written.
     pub fn put<'a>(&'a self, record: &'a T) -> Put<'a, T> {
-        Put { bucket: self, record, ttl: None, timeout: None, fence: None }
+        Put { bucket: self, record, ttl: None, timeout: None, fence: None, headers: None }
     }
 
     /// Writes a record if its key has no live record.
@@ -78,7 +78,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be written.
     pub fn create<'a>(&'a self, record: &'a T) -> Create<'a, T> {
-        Create { bucket: self, record, ttl: None, timeout: None, fence: None }
+        Create { bucket: self, record, ttl: None, timeout: None, fence: None, headers: None }
     }
 
     /// Writes a record if its key has this revision (compare-and-set).
@@ -106,7 +106,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped before it completes, the record may or may not be written.
     pub fn update<'a>(&'a self, record: &'a T, revision: Revision) -> Update<'a, T> {
-        Update { bucket: self, record, revision, ttl: None, timeout: None, fence: None }
+        Update { bucket: self, record, revision, ttl: None, timeout: None, fence: None, headers: None }
     }
 }
 
@@ -141,6 +141,22 @@ pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
     })
 }
 
+/// Checks that the headers of a raw record can be sent.
+pub(super) fn check_headers(headers: &RecordHeaders) -> Result<()> {
+    let mut invalid = None;
+    headers.for_each(|name, text| {
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            invalid = Some(name);
+        }
+    });
+    match invalid {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::invalid_config(format!("the header `{name}` contains a control character or is not ASCII")))
+        }
+    }
+}
+
 /// The conditions of a write.
 #[derive(Debug, Default)]
 pub(super) struct WriteConditions {
@@ -152,9 +168,19 @@ pub(super) struct WriteConditions {
 }
 
 impl<T: KvModel> Bucket<T> {
-    /// Encodes a record for the schema version that the bucket takes.
-    fn encode_record(&self, record: &T, key: T::Key, ttl: Option<Duration>) -> Result<Content> {
-        let content = decode::encode(record, key, &self.schema(), None)?;
+    /// Encodes a record for the schema version that the bucket takes. `headers` replaces the headers of the record.
+    pub(super) fn encode_record(
+        &self,
+        record: &T,
+        key: T::Key,
+        ttl: Option<Duration>,
+        headers: Option<&RecordHeaders>,
+    ) -> Result<Content> {
+        let mut content = decode::encode(record, key, &self.schema(), None)?;
+        if let Some(headers) = headers {
+            check_headers(headers)?;
+            content.headers = headers.clone();
+        }
         Ok(content.with_ttl(check_ttl(self.config(), ttl)?))
     }
 
@@ -163,12 +189,13 @@ impl<T: KvModel> Bucket<T> {
         &self,
         operation: &'static str,
         record: &T,
-        ttl: Option<Duration>,
+        (ttl, headers): (Option<Duration>, Option<Box<RecordHeaders>>),
         conditions: WriteConditions,
     ) -> Result<Revision> {
         let typed = record.key();
         let key = typed.encode().map_err(|error| self.bad_key(operation, error))?;
-        self.send(operation, key, conditions, || self.encode_record(record, typed.clone(), ttl)).await
+        let encode = || self.encode_record(record, typed.clone(), ttl, headers.as_deref());
+        self.send(operation, key, conditions, encode).await
     }
 
     /// Sends a removal.
@@ -207,7 +234,7 @@ impl<T: KvModel> Bucket<T> {
     }
 
     /// Sends one write with this content.
-    pub(super) async fn send_content(
+    pub(crate) async fn send_content(
         &self,
         key: &Key,
         content: Content,
@@ -263,13 +290,14 @@ pub struct Put<'a, T: KvModel> {
     ttl: Option<Duration>,
     timeout: Option<Duration>,
     fence: FenceResult,
+    headers: Option<Box<RecordHeaders>>,
 }
 
 impl<T: KvModel> Put<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, ttl, timeout, fence } = self;
+        let Self { bucket, record, ttl, timeout, fence, headers } = self;
         let terms = WriteConditions { fence, timeout, ..WriteConditions::default() };
-        bucket.send_record("put", record, ttl, terms).await
+        bucket.send_record("put", record, (ttl, headers), terms).await
     }
 }
 
@@ -282,6 +310,7 @@ pub struct Create<'a, T: KvModel> {
     ttl: Option<Duration>,
     timeout: Option<Duration>,
     fence: FenceResult,
+    headers: Option<Box<RecordHeaders>>,
 }
 
 impl<T: KvModel> Bucket<T> {
@@ -308,7 +337,7 @@ impl<T: KvModel> Bucket<T> {
 
 impl<T: KvModel> Create<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, ttl, timeout, fence } = self;
+        let Self { bucket, record, ttl, timeout, fence, headers } = self;
         let typed = record.key();
         let key = typed.encode().map_err(|error| bucket.bad_key("create", error))?;
         let limits = CasLimits { attempts: None, deadline: bucket.deadline(timeout), fence };
@@ -320,7 +349,7 @@ impl<T: KvModel> Create<'_, T> {
                 if newest.is_some() {
                     markers.saw_foreign();
                 }
-                let content = bucket.encode_record(record, typed.clone(), ttl)?;
+                let content = bucket.encode_record(record, typed.clone(), ttl, headers.as_deref())?;
                 Ok(CasDecision::<()>::Write { content, result: () })
             }
         };
@@ -341,17 +370,19 @@ pub struct Update<'a, T: KvModel> {
     ttl: Option<Duration>,
     timeout: Option<Duration>,
     fence: FenceResult,
+    headers: Option<Box<RecordHeaders>>,
 }
 
 impl<T: KvModel> Update<'_, T> {
     async fn run(self) -> Result<Revision> {
-        let Self { bucket, record, revision, ttl, timeout, fence } = self;
+        let Self { bucket, record, revision, ttl, timeout, fence, headers } = self;
         let terms = WriteConditions { expected: Some(revision), fence, timeout };
-        bucket.send_record("update", record, ttl, terms).await
+        bucket.send_record("update", record, (ttl, headers), terms).await
     }
 }
 
 options!(fence: Put Create Update);
+options!(headers: Put Create Update);
 options!(ttl: Put Create Update);
 options!(timeout: Put Create Update);
 

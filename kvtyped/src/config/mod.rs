@@ -79,7 +79,7 @@ pub struct BucketConfig {
     /// A server refuses each write of an earlier epoch, so
     /// [`switch_version`](crate::Bucket::switch_version) stops the writers of an old schema version at one moment.
     ///
-    /// Write epochs cannot be turned off. A mirror has none, and a writer through a mirror names no epoch. An open origin
+    /// Write epochs need nats-server 2.11, and cannot be turned off. A mirror has none, and a writer through a mirror names no epoch. An open origin
     /// accepts its writes as those of another client, and a closed one refuses them: write to the origin.
     pub write_epochs: Option<WriteEpochs>,
     /// The current write epoch. Set in the configuration of an existing bucket with [`write_epochs`](Self::write_epochs).

@@ -1,8 +1,9 @@
 //! Buckets.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::subject::{BackendUnderTest, delete, key, purge, put};
+use crate::backend::{ClockReading, ReadAt};
 use crate::config::{BucketConfig, Storage};
 use crate::error::{ErrorKind, Outcome};
 use crate::revision::Revision;
@@ -232,6 +233,23 @@ pub async fn status_counts_current_entries(subject: &BackendUnderTest) {
     bucket.write(put(&a, &"x".repeat(10_000))).await;
     let grown = bytes().await - before;
     assert!((10_000..11_000).contains(&grown), "a value of 10,000 bytes makes it larger by {grown}");
+}
+
+/// The clock of the bucket, continued by the local monotonic clock, and the clock of its status date its entries.
+pub async fn clock_dates_entries(subject: &BackendUnderTest) {
+    const TOLERANCE: Duration = Duration::from_secs(5);
+    let bucket = subject.bucket(|_| {}).await;
+    let key = key("a");
+    let revision = bucket.write(put(&key, "1")).await;
+    let read = bucket.raw.read(&key, ReadAt::Revision(revision), subject.deadline()).await;
+    let created = read.expect("it reads").expect("the entry exists").created;
+    let apart = |time: SystemTime| time.duration_since(created).unwrap_or_else(|before| before.duration());
+    let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");
+    assert!(apart(status.now) < TOLERANCE, "the status is {:?} away", apart(status.now));
+    if let Some(ClockReading { server, at }) = bucket.raw.clock() {
+        let now = server + at.elapsed();
+        assert!(apart(now) < TOLERANCE, "the clock is {:?} away", apart(now));
+    }
 }
 
 /// A purge is `Unsupported` in a bucket without rollups. A delete works. An update of the bucket enables purges again.

@@ -117,6 +117,7 @@ macro_rules! __conformance_rules {
             buckets::handle_returns_complete_configuration
             buckets::update_keeps_unset_settings
             buckets::names_list_every_bucket
+            buckets::clock_dates_entries
             buckets::status_counts_current_entries
             buckets::purge_needs_rollups
             epochs::new_bucket_has_first_epoch

@@ -280,7 +280,8 @@ impl Bucket {
     /// Returns the number of consumers on the server, if there is a server.
     pub(super) async fn consumers(&self) -> Option<u64> {
         let status = self.raw.status(self.subject.deadline()).await.expect("the bucket has a status");
-        status.raw.map(|raw| raw["state"]["consumer_count"].as_u64().expect("a server counts its consumers"))
+        let of_stream = status.raw.filter(|raw| raw.get("state").is_some());
+        of_stream.map(|raw| raw["state"]["consumer_count"].as_u64().expect("a server counts its consumers"))
     }
 
     /// Runs a scan with the checks of [`scan`](Self::scan).

@@ -81,6 +81,12 @@ pub enum ErrorKind {
         /// The epoch of the bucket, if the backend reported it.
         current: Option<u64>,
     },
+    /// The validation function of the model refused the record, so nothing was written. The source of the error is a
+    /// [`Refusal`](crate::model::Refusal) with the reason.
+    Invalid {
+        /// The path of the function, as the attribute `validate` of the model names it.
+        path: &'static str,
+    },
     /// A stored value failed the check of a live value.
     Rejected {
         /// The reason from the check.
@@ -160,10 +166,28 @@ pub enum ErrorKind {
         /// The missing part.
         reason: String,
     },
+    /// Another process uses the file of the store.
+    InUse {
+        /// The file.
+        file: String,
+        /// The process, as far as it is known.
+        process: String,
+    },
+    /// The file of the store is damaged. Nothing was changed.
+    /// `kvtyped::backend::file::salvage` copies what is readable.
+    Damaged {
+        /// The file.
+        file: String,
+        /// The damage: the table, row or number that is wrong. Never a key or a value.
+        reason: String,
+    },
     /// The lease is lost, or may be: it was not renewed in time, or another holder has it. Stop the protected work.
     Lost,
     /// Another holder has taken the lock since, so the fence refused the write. Stop the protected work.
     Fenced,
+    /// The key of a [`once`](crate::recipes::Once) was used with another fingerprint: for another request. Nothing was
+    /// run.
+    FingerprintMismatch,
     /// The handle or its store is closed.
     Closed,
     /// The server returned an unexpected error.
@@ -250,6 +274,7 @@ impl ErrorKind {
                 let shown = |epoch: &Option<u64>| epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
                 write!(f, "the write epoch moved: sent {}, the bucket has {}; open the bucket again", shown(sent), shown(current))
             }
+            Self::Invalid { path } => write!(f, "the record is invalid: `{path}` refused it; the source of the error has the reason"),
             Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),
             Self::BucketReplaced => {
                 f.write_str("the bucket was recreated, or restored to an earlier state; open it again, and read again")
@@ -289,10 +314,17 @@ impl ErrorKind {
             Self::Tls { reason } => write!(f, "the connection cannot be encrypted: {reason}"),
             Self::Timeout { after } => write!(f, "did not complete within {:?}; allow more time, or check the connection", rounded(*after)),
             Self::Unavailable { reason } => write!(f, "unavailable: {reason}"),
+            Self::InUse { file, process } => {
+                write!(f, "cannot open `{file}`: in use by {process}; stop it, or use another file")
+            }
+            Self::Damaged { file, reason } => write!(f, "`{file}` is damaged: {reason}; restore a backup, or copy what is readable with `salvage`"),
             Self::Lost => f.write_str("the lease is lost, or may be lost; stop the protected work, and take it again"),
             Self::Fenced => f.write_str(
                 "another holder has taken the lock, so the write was refused; stop the protected work, and take the lock again",
             ),
+            Self::FingerprintMismatch => {
+                f.write_str("the key was used for another request, with another fingerprint; use another key")
+            }
             Self::Closed => f.write_str("the store or the handle is closed; open it again"),
             Self::Backend { code: Some(code), detail } => write!(f, "the server returned error {code}: {detail}"),
             Self::Backend { code: None, detail } => f.write_str(detail),

@@ -126,6 +126,26 @@ impl Error {
         self.0.revision
     }
 
+    /// Returns the message of the error and of all its causes, for an interface that takes one text.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Store::memory().raw("sessions").await.unwrap_err();
+    /// assert!(error.report().starts_with("open in bucket `sessions`"));
+    /// # }
+    /// ```
+    pub fn report(&self) -> String {
+        let mut report = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            report.push_str(&format!("; caused by: {}", Escaped(error)));
+            cause = error.source();
+        }
+        report
+    }
+
     /// Whether another writer came first. Read the record again before the next write.
     ///
     /// `true` for `Conflict`, `AlreadyExists` and `RetriesExhausted`.
@@ -399,13 +419,7 @@ impl fmt::Display for ErrorInner {
 /// The message and its causes.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Error({self}")?;
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, "; caused by: {}", Escaped(error))?;
-            cause = error.source();
-        }
-        f.write_str(")")
+        write!(f, "Error({})", self.report())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::escape::{SegmentWriter, escape};
-use super::{Key, KeySegment, is_legal};
+use super::{Key, KeyError, KeySegment, is_legal};
 
 /// The limits on the subject filters of a consumer: their number and the size of their text. A server needs 100 ms to
 /// compare 1,000 filters with each other, and four times as long for twice as many.
@@ -76,6 +76,36 @@ impl Pattern {
     /// Matches every [reserved](Key::RESERVED) key of a bucket.
     pub fn reserved() -> Self {
         Self { tail: true, ..Self::new().literal(Key::RESERVED) }
+    }
+
+    /// Parses a subject filter: segments, `*` for any one segment, and `>` at the end.
+    pub(crate) fn parse(filter: &str) -> Result<Self, KeyError> {
+        let (segments, tail) = match filter.strip_suffix('>') {
+            Some("") => return Ok(Self::all()),
+            Some(rest) if rest.ends_with('.') => (&rest[..rest.len() - 1], true),
+            _ => (filter, false),
+        };
+        // A wildcard is as long as a plain character, so the positions in an error are right.
+        let is_wild = |segment: &str| segment == "*";
+        let plain = segments.split('.').map(|segment| if is_wild(segment) { "-" } else { segment });
+        Key::new(plain.collect::<Vec<_>>().join("."))?;
+        let token = |segment: &str| if is_wild(segment) { Token::any() } else { Token::Literal(segment.to_owned()) };
+        Ok(Self { tokens: segments.split('.').map(token).collect(), tail })
+    }
+
+    /// Returns the patterns of the [reserved](Key::RESERVED) keys that this pattern would match without its exception.
+    pub(crate) fn of_reserved(&self) -> Vec<Self> {
+        let reserved = Token::Literal(Key::RESERVED.to_owned());
+        match self.tokens.split_first() {
+            None if self.tail => {
+                let alone = Self { tokens: vec![reserved], tail: false };
+                vec![alone, Self::reserved()]
+            }
+            Some((first, rest)) if first.is_wild() && first.matches(Key::RESERVED) => {
+                vec![Self { tokens: [&[reserved], rest].concat(), tail: self.tail }]
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Matches exactly this key.

@@ -13,7 +13,9 @@ use crate::recipes::lease::outcome::{AcquireOutcome, AcquireStatus};
 use crate::recipes::lease::record::{LeaseRecord, default_owner};
 use crate::recipes::lease::request::{AcquireRequest, ExpectedTombstone};
 use crate::recipes::lease::timing::LeaseTimingOptions;
-use crate::recipes::lease::wait::{LeaseWaiter, WaitLimit, WaitOutcome, is_unreadable, unreadable, with_timeout};
+use crate::recipes::lease::wait::{
+    Found, LeaseWaiter, WaitLimit, WaitOutcome, is_unreadable, unreadable, with_timeout,
+};
 use crate::recipes::location::check_bucket;
 use crate::recipes::record::{RecipeKey, RecipeRecord};
 
@@ -65,7 +67,8 @@ impl JobLease {
         if check_bucket(leases.config(), Some(timing.ttl)).is_err() {
             return Ok(Self(None));
         }
-        let record = LeaseRecord::new(default_owner(), Some(job.operation().to_owned()), None);
+        let owner = default_owner(leases.connection_name());
+        let record = LeaseRecord::new(owner, Some(job.operation().to_owned()), None);
         let request = AcquireRequest::new(leases, job.key::<T>(), T::SCHEMA.name.to_owned(), record, timing);
         let acquired = match wait {
             None => acquire_now(&request).await,
@@ -138,7 +141,7 @@ async fn acquire_within(request: &AcquireRequest, wait: Duration) -> Result<Leas
             (request.status, request.retry_transient) = (Arc::clone(&status), true);
             let blocked = request.clone();
             let resolve =
-                |found: Result<LeaseRecord>| found.err().map(|error| Err::<(), _>(unreadable(error, &blocked)));
+                |found: Result<Found<LeaseRecord>>| found.err().map(|error| Err::<(), _>(unreadable(error, &blocked)));
             match with_timeout(limit, &status, LeaseWaiter::new(request).acquire_unless(resolve)).await? {
                 WaitOutcome::Acquired(lease) => Ok(lease),
                 WaitOutcome::Resolved(()) => Err(Error::new(ErrorKind::Closed)),

@@ -24,9 +24,21 @@
 // | `lease` | one job at a time |
 // | `versions` | `schema_versions` |
 // | `switch` | `switch_version` |
+// | `remaining_ttl`, `pacer`, `checkpoint` | the rest of a TTL, the speed, and the stored position of a job |
+// | `engine` | one pass over the records |
+// | `migrate`, `rewrite` | the jobs over all records |
 mod lease;
 mod versions;
 mod switch;
+mod remaining_ttl;
+mod pacer;
+mod checkpoint;
+mod engine;
+mod migrate;
+mod rewrite;
 
+pub use self::engine::RewriteProgress;
+pub use self::migrate::{DryRun, Migrate, Migrated, MigrationPlan};
+pub use self::rewrite::{Rewrite, Rewritten};
 pub use self::switch::{SwitchVersion, VersionSwitch};
 pub use self::versions::{CountVersions, SchemaVersions};

@@ -18,7 +18,7 @@ const OPERATION: &str = "switch_version";
 impl<T: KvModel> Bucket<T> {
     /// Makes all programs write this schema version.
     ///
-    /// Sets the version in the [card](crate::model::ModelCard) of the model. Creates the card if there is none. In a bucket with
+    /// Sets the version in the [card](crate::model::ModelCard) of the model. Creates a missing card. In a bucket with
     /// [write epochs](crate::config::BucketConfig::write_epochs), the same update starts the next epoch: the server then refuses the writes of every
     /// program that has not noticed the switch. Such a program reads the card and continues if it can write the version.
     /// Otherwise its writes fail with `SchemaMoved`. This handle continues in the new version at once.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeFull;
 
-use super::KvModel;
-use crate::key::{Key, ModelKey, Pattern, Patterns};
+use super::{KvModel, RawRecord};
+use crate::key::{Key, KeyError, ModelKey, Pattern, Patterns};
 
 /// A set of records of a model, selected by their keys.
 ///
@@ -69,6 +69,37 @@ impl<T: KvModel> Filter<T> {
     /// Whether this key is in the filter.
     pub fn matches(&self, key: &T::Key) -> bool {
         key.encode().is_ok_and(|key| self.patterns.matches(key.as_str()))
+    }
+}
+
+impl Filter<RawRecord> {
+    /// Selects the keys that match a subject filter: segments, `*` for any one segment, and `>` at the end for one or
+    /// more segments.
+    ///
+    /// A filter that begins with a wildcard does not match the [reserved](Key::RESERVED) keys. A filter that begins with
+    /// the reserved segment does.
+    ///
+    /// ```
+    /// # use kvtyped::{Filter, RawRecord};
+    /// let filter = Filter::<RawRecord>::subject("acme.*.>")?;
+    /// assert_eq!(filter.to_string(), "acme.*.>");
+    /// assert!(Filter::<RawRecord>::subject("acme.>.x").is_err());
+    /// # Ok::<(), kvtyped::key::KeyError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`KeyError`] with the first violation: an empty segment, a character that no key has, or a wildcard
+    /// that is not a whole segment. A `>` before the end is an illegal character.
+    pub fn subject(filter: &str) -> Result<Self, KeyError> {
+        Ok(Self::of([Pattern::parse(filter)?]))
+    }
+
+    /// Returns a filter that also selects the reserved keys that the wildcards exclude.
+    pub(crate) fn with_reserved(self) -> Self {
+        let patterns = self.patterns.into_vec();
+        let reserved: Vec<_> = patterns.iter().flat_map(Pattern::of_reserved).collect();
+        Self::of(patterns.into_iter().chain(reserved))
     }
 }
 

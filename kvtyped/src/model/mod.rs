@@ -1,17 +1,21 @@
 //! The properties of a model: its key, its codec and the settings of its bucket.
 
 mod card;
+mod raw;
 mod filter;
 mod unknown_fields;
 mod version_field;
 mod version;
 pub(crate) mod upgraded;
 mod golden;
+mod refusal;
 
 pub use self::card::ModelCard;
 pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
 pub use self::golden::{golden, golden_with};
+pub use self::raw::RawRecord;
+pub use self::refusal::Refusal;
 pub use self::unknown_fields::UnknownFields;
 pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema};
 pub use self::version_field::{VersionField, VersionOf};
@@ -58,6 +62,10 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     /// The name of the model and its schema versions. Default: version 1 of a model without a name.
     const SCHEMA: ModelSchema<Self::Value> = ModelSchema::first::<Self::Codec, 1>("");
 
+    /// Whether the record is its stored bytes, of any schema version and encoding.
+    #[doc(hidden)]
+    const __IS_RAW: bool = false;
+
     /// Returns the name and the settings of the bucket. Unset settings of an existing bucket stay as they are.
     fn settings() -> BucketConfig;
 
@@ -80,6 +88,12 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn __has_key(&self, key: &Self::Key) -> bool {
         self.key() == *key
+    }
+
+    /// Checks the record with the function of the attribute `validate`.
+    #[doc(hidden)]
+    fn __validate(&self) -> Result<(), Refusal> {
+        Ok(())
     }
 }
 

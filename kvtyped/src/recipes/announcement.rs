@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as JsonValue;
 
 use super::lease::fence::Fence;
-use super::lease::record::time_of;
+use super::lease::record::{expires_in, time_of};
 use super::record::{RecipeKey, RecipeRecord, Value};
 use crate::bucket::Entry;
 use crate::codec::{Codec, CodecError, Json, read_back};
@@ -21,6 +21,8 @@ pub(crate) struct Announcement<T> {
     pub(crate) value: T,
     #[serde(rename = "said", default)]
     value_version: u64,
+    #[serde(default)]
+    pub(crate) fingerprint: Option<String>,
 }
 
 /// Identifies an announcement by its holder and the version of its value. A renewal does not change it.
@@ -64,28 +66,42 @@ pub(crate) type RawAnnouncement = Announcement<JsonValue>;
 ///
 /// Returns `Decode` if the value is not a `T`.
 pub(crate) fn decode<T: Value>(entry: Entry<RecipeRecord<RawAnnouncement>>) -> Result<(RecipeKey, Announced<T>)> {
-    let (key, revision) = (entry.key().clone(), entry.revision());
+    let (key, revision, renewed, expires_in) =
+        (entry.key().clone(), entry.revision(), entry.created(), expires_in(&entry));
     let Announcement { owner, since, term, value, .. } = entry.into_value().value;
     let value =
         decode_value(&value).map_err(|error| Error::decode(&error).at_revision(revision).with_key(key.to_string()))?;
     let fence = Fence::new(term.unwrap_or(revision.get()));
-    Ok((key, Announced { value, owner, since: time_of(since), fence }))
+    Ok((key, Announced { value, owner, since: time_of(since), fence, renewed, expires_in }))
 }
 
 /// The public parts of an announcement.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Announced<T> {
     pub(crate) value: T,
     pub(crate) owner: String,
     pub(crate) since: std::time::SystemTime,
     pub(crate) fence: Fence,
+    pub(crate) renewed: std::time::SystemTime,
+    pub(crate) expires_in: std::time::Duration,
 }
+
+/// A renewal does not change an announcement.
+impl<T: PartialEq> PartialEq for Announced<T> {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { value, owner, since, fence, renewed: _, expires_in: _ } = self;
+        (value, owner, since, fence) == (&other.value, &other.owner, &other.since, &other.fence)
+    }
+}
+
+impl<T: Eq> Eq for Announced<T> {}
 
 impl<T: Value> Announced<T> {
     pub(crate) fn from_entry(entry: Entry<RecipeRecord<Announcement<T>>>) -> Self {
-        let revision = entry.revision().get();
+        let (revision, renewed, expires_in) = (entry.revision().get(), entry.created(), expires_in(&entry));
         let Announcement { owner, since, term, value, .. } = entry.into_value().value;
-        Self { value, owner, since: time_of(since), fence: Fence::new(term.unwrap_or(revision)) }
+        let fence = Fence::new(term.unwrap_or(revision));
+        Self { value, owner, since: time_of(since), fence, renewed, expires_in }
     }
 }
 
@@ -116,6 +132,16 @@ macro_rules! announced_accessors {
             #[doc = $since]
             pub fn since(&self) -> std::time::SystemTime {
                 self.announced.since
+            }
+
+            /// Returns when the holder last renewed its lease, by the server's clock.
+            pub fn renewed(&self) -> std::time::SystemTime {
+                self.announced.renewed
+            }
+
+            /// Returns the time from the read until the lease expires without a renewal, by the server's clock.
+            pub fn expires_in(&self) -> std::time::Duration {
+                self.announced.expires_in
             }
         }
 

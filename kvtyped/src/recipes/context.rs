@@ -110,9 +110,9 @@ impl LeaseContext {
         let timing = self.options.timing.resolve()?;
         let key = self.key(part);
         key.encode()?;
-        let owner = self.options.owner.clone().unwrap_or_else(default_owner);
-        let record = LeaseRecord::new(owner, None, value);
         let bucket = self.bucket.for_wait(timing.ttl, status, retry_transient).await?;
+        let owner = self.options.owner.clone().unwrap_or_else(|| default_owner(bucket.connection_name()));
+        let record = LeaseRecord::new(owner, None, value);
         let request = AcquireRequest::new(bucket, key, self.name.clone(), record, timing);
         Ok(AcquireRequest { status: Arc::clone(status), retry_transient, ..request })
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::location::BucketLocation;
 use super::open::{LazyBucket, awaitable_handle, detached, location_options};
 use super::record::{RecipeKey, RecipeRecord, Unknown};
+use crate::backend::Read;
 use crate::bucket::{Bucket, Change};
 use crate::error::{Error, Outcome, Result};
 use crate::store::Store;
@@ -163,6 +164,38 @@ impl Ids {
         // The timeout includes the wait for earlier callers, which have separate timeouts.
         let next = async move { tokio::time::timeout(timeout, next).await.map_err(|_| Error::timeout(timeout))? };
         detached(next).await.map_err(located)
+    }
+
+    /// Returns the first id that no process has allocated: an upper bound of all ids so far. Allocates nothing.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let orders = Store::memory().ids("orders").await?;
+    /// assert_eq!(orders.peek().await?, 1);
+    /// orders.next().await?; // allocates a block of 100
+    /// assert_eq!(orders.peek().await?, 101);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of a read. The first use also returns the errors of [`Store::ids`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the read is cancelled.
+    pub async fn peek(&self) -> Result<u64> {
+        let (inner, rest) = self.inner("peek").await?;
+        let mut get = inner.bucket.get(&inner.key).read(Read::Leader);
+        if let Some(rest) = rest {
+            get = get.timeout(rest);
+        }
+        let located = |error: Error| error.with_context("peek", self.bucket.name(), Some(&inner.key.to_string()));
+        let stored = get.await.map_err(located)?;
+        Ok(stored.map_or(self.first, |record| record.value.next.max(self.first)))
     }
 
     async fn open(&self) -> Result<()> {

@@ -66,6 +66,14 @@
 //! records. Each bucket that this crate creates for leases has these settings. A bucket without them is refused with
 //! `Unsupported` when it is opened.
 //!
+//! # Who holds it?
+//!
+//! Each recipe has methods for an operator, which write nothing. They report the owner and the time left by the server's
+//! clock, without a comparison of the clocks of two machines:
+//! [`Locks::all`], [`Locks::waiters`], [`Locks::watch`], [`Election::all`], [`Semaphore::holders`], [`Group::members`],
+//! [`Once::all`], [`RateLimiter::peek`], [`Ids::peek`]. [`Store::recipes`](crate::Store::recipes) lists the recipes of a bucket.
+//! [`Locks::break_lock`], [`Once::forget`] and [`RateLimiter::reset`] intervene.
+//!
 //! # Durability
 //!
 //! A NATS server acknowledges a write before it syncs the write to disk: by default up to two minutes before
@@ -93,6 +101,7 @@
 // | `announcement` | the value that a holder shows to other processes |
 // | `lock`, `semaphore` | locks, their wait queue, and permits |
 // | `election`, `group`, `once` | recipes whose leases contain a value |
+// | `list` | the recipes of a bucket |
 pub(crate) mod record;
 pub(crate) mod location;
 mod open;
@@ -107,13 +116,15 @@ mod semaphore;
 mod election;
 mod group;
 mod once;
+mod list;
 
 pub use self::counters::Counters;
-pub use self::election::{Campaign, Election, Leader, Leaders, Leadership};
+pub use self::election::{AllLeaders, Campaign, Election, Leader, Leaders, Leadership, RunForever, RunUntil};
 pub use self::group::{Group, GroupEvent, GroupEvents, GroupView, Join, LeaveReason, Member, MemberInfo};
 pub use self::ids::Ids;
 pub use self::lease::{Fence, Lease};
-pub use self::lock::{Lock, LockGuard, LockHolder, Locks, TryLock};
-pub use self::once::{Once, OnceError, OnceOutput, OnceRun};
+pub use self::list::{RecipeInfo, RecipeKind};
+pub use self::lock::{HeldLocks, Lock, LockEvent, LockEvents, LockGuard, LockHolder, LockWaiter, Locks, TryLock};
+pub use self::once::{Once, OnceError, OnceKeys, OnceOutput, OnceResult, OnceRun, OnceRunStatus, OnceState};
 pub use self::rate_limit::{Quota, RateLimitDecision, RateLimiter, UntilReady};
-pub use self::semaphore::{Acquire, Permit, Semaphore, TryAcquire};
+pub use self::semaphore::{Acquire, Permit, PermitHolder, Semaphore, TryAcquire};

@@ -48,6 +48,12 @@ impl RecipeKey {
         Self { recipe: self.recipe.clone(), name: self.name.clone(), part: part.into() }
     }
 
+    /// Returns a filter for this part of all names of a recipe.
+    pub(crate) fn of_part<V: Value>(recipe: &str, part: &str) -> Filter<RecipeRecord<V>> {
+        let pattern = Pattern::new().literal(Key::RESERVED).segment(Some(&recipe.to_owned()), "", "");
+        Filter::pattern(pattern.segment::<String>(None, "", "").segment(Some(&part.to_owned()), "", ""))
+    }
+
     /// Returns a filter for all parts of a recipe and name.
     pub(crate) fn parts<V: Value>(recipe: &str, name: &str) -> Filter<RecipeRecord<V>> {
         let pattern = Pattern::new().literal(Key::RESERVED);

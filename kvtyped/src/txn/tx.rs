@@ -146,7 +146,10 @@ impl<T: KvModel> Tx<T> {
         let typed = record.key();
         let key = self.encode(&typed)?;
         let content = self.found_version::<M>(&key).and_then(|found| {
-            let content = decode::encode(record, typed, &self.run.schema, found)?;
+            let mut content = decode::encode(record, typed, &self.run.schema, found)?;
+            if let Some(headers) = decode::kept_headers::<M>(self.set()?.read.get(&key).and_then(Option::as_ref)) {
+                content.headers = headers;
+            }
             Ok(content.with_ttl(check_ttl(self.run.raw.config(), ttl)?))
         });
         let content = content.map_err(|error| self.located(error, Some(&key)))?;
@@ -256,8 +259,7 @@ impl<T: KvModel> Tx<T> {
     pub async fn get(&self, key: &T::Key) -> Result<Option<T>> {
         let key = self.encode(key)?;
         let Some(entry) = self.newest(&key).await? else { return Ok(None) };
-        let found = decode::entry::<T>(&entry).map_err(|error| self.located(error, Some(&key)))?;
-        Ok(found.map(|entry| entry.into_value()))
+        decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&key)))
     }
 }
 

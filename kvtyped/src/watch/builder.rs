@@ -11,7 +11,7 @@ use super::start::start_watch;
 use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, Result};
-use crate::model::{Filter, KvModel};
+use crate::model::{Filter, KvModel, RawRecord};
 use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
@@ -77,6 +77,7 @@ impl<T: KvModel> ReadBucket<T> {
             from: None,
             headers_only: false,
             ignore_deletes: false,
+            ignore_rewrites: false,
             coalesce: false,
             timeout: None,
         }
@@ -94,8 +95,18 @@ pub struct Watch<'a, T: KvModel> {
     from: Option<Revision>,
     headers_only: bool,
     ignore_deletes: bool,
+    ignore_rewrites: bool,
     coalesce: bool,
     timeout: Option<Duration>,
+}
+
+impl Watch<'_, RawRecord> {
+    /// Also watches the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
+    /// keys.
+    pub fn include_reserved(mut self) -> Self {
+        self.filter = self.filter.with_reserved();
+        self
+    }
 }
 
 impl<T: KvModel> Watch<'_, T> {
@@ -126,6 +137,16 @@ impl<T: KvModel> Watch<'_, T> {
     /// Omits all removals.
     pub fn ignore_deletes(mut self) -> Self {
         self.ignore_deletes = true;
+        self
+    }
+
+    /// Omits the [rewrites](crate::Entry::is_rewrite) of a migration, which do not change a record for its readers.
+    ///
+    /// A rewrite is still an event if it replaced a write that this watch has not yielded. So no change is missed, and
+    /// the existing records are complete. The watch remembers a hash and a revision, about 30 bytes, for each key that it
+    /// has yielded. With [`updates_only`](Self::updates_only), the first rewrite of each older record is an event.
+    pub fn ignore_rewrites(mut self) -> Self {
+        self.ignore_rewrites = true;
         self
     }
 
@@ -166,7 +187,7 @@ impl<T: KvModel> Watch<'_, T> {
         let updates =
             start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
         let updates = if self.coalesce { coalesce(updates) } else { updates };
-        Ok(Events::new(updates, self.bucket.name(), self.headers_only, self.ignore_deletes))
+        Ok(Events::new(updates, self.bucket, self.headers_only, self.ignore_deletes, self.ignore_rewrites))
     }
 }
 

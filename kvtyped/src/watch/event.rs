@@ -1,8 +1,12 @@
 //! Typed events.
 
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -11,7 +15,8 @@ use futures::stream::{Stream, StreamExt};
 
 use super::update::{UpdateStream, WatchUpdate};
 use crate::backend::RawEntry;
-use crate::bucket::{Entry, Removed, Version, decode};
+use crate::bucket::clock::BucketClock;
+use crate::bucket::{Entry, ReadBucket, Removed, Version, decode};
 use crate::error::{Error, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -78,14 +83,25 @@ impl<T: KvModel + fmt::Debug> fmt::Debug for Event<T> {
 pub struct Events<T: KvModel> {
     updates: UpdateStream,
     bucket: String,
+    clock: Arc<BucketClock>,
     headers_only: bool,
     ignore_deletes: bool,
+    /// `None` if rewrites are events.
+    rewrites: Option<YieldedWrites>,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: KvModel> Events<T> {
-    pub(super) fn new(updates: UpdateStream, bucket: &str, headers_only: bool, ignore_deletes: bool) -> Self {
-        Self { updates, bucket: bucket.to_owned(), headers_only, ignore_deletes, model: PhantomData }
+    pub(super) fn new(
+        updates: UpdateStream,
+        bucket: &ReadBucket<T>,
+        headers_only: bool,
+        ignore_deletes: bool,
+        ignore_rewrites: bool,
+    ) -> Self {
+        let (bucket, clock) = (bucket.name().to_owned(), Arc::clone(bucket.clock()));
+        let rewrites = ignore_rewrites.then(YieldedWrites::default);
+        Self { updates, bucket, clock, headers_only, ignore_deletes, rewrites, model: PhantomData }
     }
 
     pub(super) fn bucket(&self) -> &str {
@@ -100,10 +116,15 @@ impl<T: KvModel> Events<T> {
     }
 
     /// Returns the event for an item of the watch. `None` if the item is internal or filtered out.
-    fn event(&self, update: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
+    fn event(&mut self, update: Result<WatchUpdate>) -> Option<Result<Event<T>>> {
         let event = match update {
             Ok(WatchUpdate::Entry(raw, pending)) => {
-                let event: Event<T> = if self.headers_only { headers_only_event(&raw) } else { decode_event(&raw) };
+                if self.rewrites.as_mut().is_some_and(|yielded| yielded.covers(&raw)) {
+                    return None;
+                }
+                let clock = &self.clock;
+                let event: Event<T> =
+                    if self.headers_only { headers_only_event(&raw, clock) } else { decode_event(&raw, clock) };
                 let event = match event {
                     Event::Put(entry) => Event::Put(entry.with_pending(pending)),
                     event => event,
@@ -114,7 +135,10 @@ impl<T: KvModel> Events<T> {
                 event
             }
             Ok(WatchUpdate::Ready) => Event::Ready,
-            Ok(WatchUpdate::Resync) => Event::Resync,
+            Ok(WatchUpdate::Resync) => {
+                self.rewrites.as_mut().map(YieldedWrites::clear);
+                Event::Resync
+            }
             Ok(WatchUpdate::Lagging(pending)) => Event::Lagging { pending },
             Ok(WatchUpdate::Alive(_) | WatchUpdate::Interrupted(_)) => return None,
             Err(error) => match error.key().map(str::to_owned) {
@@ -126,19 +150,40 @@ impl<T: KvModel> Events<T> {
     }
 }
 
+/// The newest revision of each key that a watch has yielded, by a hash of the key.
+#[derive(Default)]
+struct YieldedWrites {
+    hasher: RandomState,
+    newest: HashMap<u64, Revision>,
+}
+
+impl YieldedWrites {
+    /// Whether an entry rewrites a write that the watch has yielded. Otherwise the entry is yielded.
+    fn covers(&mut self, raw: &RawEntry) -> bool {
+        let newest = self.newest.entry(self.hasher.hash_one(&raw.key)).or_default();
+        let is_covered = raw.headers.rewrite_of().is_some_and(|source| source <= *newest);
+        *newest = raw.revision.max(*newest);
+        is_covered
+    }
+
+    fn clear(&mut self) {
+        self.newest.clear();
+    }
+}
+
 /// Returns the event for an entry.
-pub(super) fn decode_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
-    match decode::version(raw) {
+pub(super) fn decode_event<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Event<T> {
+    match decode::version(raw, clock) {
         Ok(Version::Put(entry)) => Event::Put(entry),
         Ok(Version::Removed { key, revision, reason, .. }) => Event::Removed { key, revision, reason },
         Ok(Version::Undecodable { error, .. }) | Err(error) => undecodable(raw, error),
     }
 }
 
-fn headers_only_event<T: KvModel>(raw: &RawEntry) -> Event<T> {
+fn headers_only_event<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Event<T> {
     match decode::key::<T>(&raw.key) {
         Ok(key) if raw.is_live() => Event::HeadersOnly { key, revision: raw.revision, created: raw.created },
-        Ok(_) => decode_event(raw),
+        Ok(_) => decode_event(raw, clock),
         Err(error) => undecodable(raw, error),
     }
 }

@@ -36,6 +36,6 @@ pub use self::cache::handle::{Cache, CacheChanges};
 pub use self::cache::index::CacheIndex;
 pub use self::event::{Event, Events};
 pub use self::health::BucketHealth;
-pub use self::live::builder::OpenLive;
+pub use self::live::builder::{OpenDerived, OpenLive};
 pub use self::live::handle::Live;
 pub use self::wait::WaitFor;

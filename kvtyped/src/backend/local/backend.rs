@@ -10,9 +10,13 @@ use futures::stream::BoxStream;
 use super::shared::LocalShared;
 use super::{scan, watch};
 use crate::backend::state::bucket::BucketState;
+use crate::backend::state::changes::Changes;
+use crate::backend::state::entry::StoredEntry;
+use crate::backend::state::log::Applied;
+use crate::backend::state::machine::StateMachine;
 use crate::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
-    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, RawBucket, RawCounters,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::Result;
@@ -38,6 +42,28 @@ impl LocalBackend {
     /// [`BucketStatus::backing_store`].
     pub(crate) fn new(name: &'static str, backing_store: &'static str) -> Self {
         Self { shared: Arc::new(LocalShared::new(name)), backing_store }
+    }
+
+    /// Creates a backend over a shared state; see [`new`](Self::new).
+    #[cfg(feature = "file")]
+    pub(crate) fn over(shared: Arc<LocalShared>, backing_store: &'static str) -> Self {
+        Self { shared, backing_store }
+    }
+
+    /// Wakes the writer of the log.
+    #[cfg(feature = "file")]
+    pub(crate) fn wake_writer(&self) {
+        if let Some(log) = self.shared.lock().log() {
+            log.wake();
+        }
+    }
+
+    /// Closes the log; see [`Log::close`](crate::backend::state::log::Log::close).
+    #[cfg(feature = "file")]
+    pub(crate) fn close_log(&self) {
+        if let Some(log) = self.shared.lock().log() {
+            log.close();
+        }
     }
 
     /// Returns the names of all buckets, in order.
@@ -71,11 +97,20 @@ impl fmt::Debug for LocalBucket {
 }
 
 impl LocalBucket {
-    /// Calls `act` with the current state of this bucket.
-    fn with_state<R>(&self, act: impl FnOnce(&mut BucketState, Duration) -> Result<R>) -> Result<R> {
-        let mut state = self.shared.lock();
-        let (bucket, now) = self.shared.bucket(&mut state, &self.config.name)?;
-        act(bucket, now)
+    /// Applies a verb to this bucket, and waits until its changes are durable; see [`LocalShared::change`].
+    async fn change(
+        &self,
+        size: usize,
+        visible: bool,
+        deadline: Deadline,
+        verb: impl FnOnce(&mut BucketState, Duration) -> Result<Changes>,
+    ) -> Result<Applied> {
+        begin(deadline).await?;
+        self.shared.change(&self.config.name, size, visible, deadline, verb).await
+    }
+
+    fn entry(&self, found: Option<(Revision, &StoredEntry)>) -> Option<RawEntry> {
+        found.map(|(revision, stored)| self.shared.entry(revision, stored, true))
     }
 }
 
@@ -102,28 +137,34 @@ impl Backend for LocalBackend {
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.shared.lock().create(config, self.shared.now()).map(|bucket| self.handle(bucket))
+            let create = |state: &mut StateMachine| Ok(self.handle(state.create(config, self.shared.now())?));
+            self.shared.change_all(deadline, create).await
         })
     }
 
     fn open<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<Option<Arc<dyn RawBucket>>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(self.shared.lock().bucket(name, self.shared.now()).map(|(bucket, ..)| self.handle(bucket)))
+            let open = |state: &mut StateMachine| {
+                let (bucket, _) = state.bucket(name, self.shared.now())?;
+                Some(self.handle(bucket))
+            };
+            self.shared.read_all(deadline, open).await
         })
     }
 
     fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.shared.lock().update(config, self.shared.now()).map(|(bucket, _)| self.handle(bucket))
+            let update = |state: &mut StateMachine| Ok(self.handle(state.update(config, self.shared.now())?));
+            self.shared.change_all(deadline, update).await
         })
     }
 
     fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(self.shared.lock().delete(name))
+            self.shared.change_all(deadline, |state| state.delete(name, self.shared.now())).await
         })
     }
 
@@ -143,7 +184,7 @@ impl Backend for LocalBackend {
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(self.shared.lock().names())
+            self.shared.read_all(deadline, |state| state.names()).await
         })
     }
 
@@ -160,13 +201,21 @@ impl RawBucket for LocalBucket {
 
     fn identity(&self) -> BucketIdentity {
         // No connection can be lost here: the bucket can be another one only if a bucket was created since.
-        BucketIdentity { created: self.created, connection_epoch: self.shared.lock().buckets_created() }
+        BucketIdentity {
+            created: self.created,
+            connection_epoch: self.shared.lock().buckets_created() + self.shared.opens(),
+        }
+    }
+
+    fn clock(&self) -> Option<ClockReading> {
+        Some(self.shared.clock())
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with_state(|bucket, now| {
+            let status = |state: &mut StateMachine| -> Result<_> {
+                let (bucket, now) = self.shared.bucket(state, &self.config.name)?;
                 let created = self.shared.date(bucket.created);
                 Ok(BucketStatus {
                     now: self.shared.date(now),
@@ -175,43 +224,47 @@ impl RawBucket for LocalBucket {
                     last_revision: bucket.last_revision,
                     ..BucketStatus::new(bucket.config.clone(), self.backing_store, created)
                 })
-            })
+            };
+            let status = self.shared.read_all(deadline, status).await??;
+            Ok(BucketStatus { raw: self.shared.raw_status(), ..status })
         })
     }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         Box::pin(async move {
-            begin(deadline).await?;
-            let changes = self.with_state(|bucket, now| bucket.write(write, now))?;
-            Ok(changes.last_stored())
+            let size = write.value().len();
+            let applied = self.change(size, true, deadline, |bucket, now| bucket.write(write, now)).await?;
+            Ok(applied.stored.last().copied().unwrap_or_default())
         })
     }
 
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
         Box::pin(async move {
-            begin(deadline).await?;
             let writes = batch.writes.len();
-            let mut changes = self.with_state(|bucket, now| bucket.commit(batch, now))?;
+            let size = batch.writes.iter().map(|write| write.value().len()).sum();
+            let applied = self.change(size, true, deadline, |bucket, now| bucket.commit(batch, now)).await?;
+            let mut revisions = applied.stored;
             // The markers that carry checks follow the writes.
-            changes.stored.truncate(writes);
-            Ok(changes.stored)
+            revisions.truncate(writes);
+            Ok(revisions)
         })
     }
 
     fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            begin(deadline).await?;
-            self.with_state(|bucket, _| Ok(bucket.erase(key, through).removed.len() as u64))
+            let erased = self.change(0, false, deadline, |bucket, _| Ok(bucket.erase(key, through))).await?;
+            Ok(erased.removed)
         })
     }
 
     fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with_state(|bucket, _| {
+            let read = |bucket: &BucketState, _| {
                 let found = bucket.read(key, at);
-                Ok(found.map(|(revision, stored)| self.shared.entry(revision, stored, true)))
-            })
+                (self.entry(found), bucket.shown_by(at, found))
+            };
+            self.shared.read(&self.config.name, deadline, read).await
         })
     }
 
@@ -223,11 +276,16 @@ impl RawBucket for LocalBucket {
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
         Box::pin(async move {
             begin(deadline).await?;
-            self.with_state(|bucket, _| {
-                let found = keys.iter().map(|key| bucket.read(key, ReadAt::Newest(read)));
-                let entry = |(revision, stored)| self.shared.entry(revision, stored, true);
-                Ok(found.map(|found| found.map(entry)).collect())
-            })
+            let read = |bucket: &BucketState, _| {
+                let mut seq = 0;
+                let found = keys.iter().map(|key| {
+                    let found = bucket.read(key, ReadAt::Newest(read));
+                    seq = seq.max(bucket.shown_by(ReadAt::Newest(read), found));
+                    self.entry(found)
+                });
+                (found.collect(), seq)
+            };
+            self.shared.read(&self.config.name, deadline, read).await
         })
     }
 

@@ -1,6 +1,11 @@
 //! An embedded backend: the backend interface over the state machine, a lock and a clock.
 
+pub(crate) mod clock;
+pub(crate) mod durable;
 pub(crate) mod shared;
+
+#[cfg(feature = "file")]
+pub(crate) mod writer;
 
 mod search;
 

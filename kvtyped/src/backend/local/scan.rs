@@ -9,11 +9,13 @@ use std::vec;
 
 use futures::stream::{self, BoxStream, StreamExt};
 
+use super::durable;
 use super::search::{KeySearch, SearchStep};
 use super::shared::LocalShared;
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::entry::STEP_SIZE;
-use crate::backend::{ScanItem, ScanRequest};
+use crate::backend::state::log::Ticket;
+use crate::backend::{Deadline, ScanItem, ScanRequest};
 use crate::error::Result;
 use crate::revision::Revision;
 
@@ -25,12 +27,20 @@ pub(crate) fn scan(
     bucket: String,
     scan: ScanRequest,
 ) -> BoxStream<'static, Result<ScanItem>> {
-    let scanner =
-        Scanner { shared, bucket, scan, rounds: 2, search: None, found: Vec::new(), revisions: Vec::new().into_iter() };
+    let scanner = Scanner {
+        round_after: scan.after,
+        shared,
+        bucket,
+        scan,
+        rounds: 2,
+        search: None,
+        found: Vec::new(),
+        revisions: Vec::new().into_iter(),
+    };
     let pages = stream::unfold(Some(scanner), |scanner| async move {
         let mut scanner = scanner?;
         tokio::task::coop::consume_budget().await;
-        match scanner.page() {
+        match scanner.next().await {
             Ok(Some(page)) => Some((page, Some(scanner))),
             Ok(None) => None,
             Err(error) => Some((vec![Err(error)], None)),
@@ -50,12 +60,35 @@ struct Scanner {
     /// The result of a finished search, not yet sorted.
     found: Vec<Revision>,
     revisions: vec::IntoIter<Revision>,
+    /// The position before the current round.
+    round_after: Revision,
+}
+
+/// The outcome of one step of a scan.
+enum ScanStep {
+    /// Entries, all durable.
+    Page(Vec<Result<ScanItem>>),
+    /// The search continues, or its result is empty.
+    Continue,
+    /// The result depends on data that is not durable. If that data is reverted, the step is repeated.
+    Wait(Ticket, Repeat),
+    End,
+}
+
+/// The step to repeat.
+enum Repeat {
+    /// The search of the current round.
+    Search,
+    /// A page without some of its entries.
+    Page { all: Vec<Revision>, present: Vec<Revision> },
 }
 
 /// Finds the revisions of one round in steps, so that no step holds the lock for long.
 struct Search {
     /// The last revision when the round began. Later entries belong to the next round.
     until: Revision,
+    /// How often effects were reverted before the round began.
+    rollbacks: u64,
     order: SearchOrder,
 }
 
@@ -69,7 +102,48 @@ enum SearchOrder {
 
 impl Scanner {
     /// Returns the next entries, or an empty page while a search continues. Returns `None` after the last entry.
-    fn page(&mut self) -> Result<Option<Vec<Result<ScanItem>>>> {
+    async fn next(&mut self) -> Result<Option<Vec<Result<ScanItem>>>> {
+        let deadline = Deadline::after(self.scan.idle_timeout);
+        loop {
+            let step = match self.step() {
+                Ok(step) => step,
+                Err(error) => {
+                    let ticket = self.shared.lock().full_ticket();
+                    if durable::is_shown(ticket, deadline).await? {
+                        return Err(error);
+                    }
+                    continue;
+                }
+            };
+            match step {
+                ScanStep::Page(page) => return Ok(Some(page)),
+                ScanStep::Continue => return Ok(Some(Vec::new())),
+                ScanStep::End => return Ok(None),
+                ScanStep::Wait(ticket, repeat) => {
+                    let is_shown = durable::is_shown(ticket, deadline).await?;
+                    match repeat {
+                        Repeat::Page { all, present } => {
+                            let page = if is_shown { present } else { all };
+                            self.revisions =
+                                page.into_iter().chain(self.revisions.by_ref()).collect::<Vec<_>>().into_iter();
+                        }
+                        Repeat::Search if is_shown => return Ok(Some(Vec::new())),
+                        Repeat::Search => self.repeat_round(),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins the current round again.
+    fn repeat_round(&mut self) {
+        self.found.clear();
+        self.search = None;
+        self.scan.after = self.round_after;
+        self.rounds += 1;
+    }
+
+    fn step(&mut self) -> Result<ScanStep> {
         if !self.found.is_empty() {
             // Sorted without the lock.
             self.found.sort_unstable();
@@ -78,52 +152,68 @@ impl Scanner {
         }
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
+        let rollbacks = state.rollbacks();
         let (bucket, _) = shared.bucket(&mut state, &self.bucket)?;
-        loop {
-            let page: Vec<_> = self.revisions.by_ref().take(PAGE_SIZE).collect();
-            let later = self.revisions.len() as u64;
-            if page.is_empty() {
-                return Ok(self.search(bucket).then(Vec::new));
-            }
+        let page: Vec<_> = self.revisions.by_ref().take(PAGE_SIZE).collect();
+        let later = self.revisions.len() as u64;
+        if !page.is_empty() {
             let last = page.len() as u64 - 1;
-            let entries = page.into_iter().enumerate().filter_map(|(at, revision)| {
-                let stored = bucket.entries.get(&revision)?;
-                let entry = shared.entry(revision, stored, !self.scan.headers_only);
+            let entries = page.iter().enumerate().filter_map(|(at, revision)| {
+                let stored = bucket.entries.get(revision)?;
+                let entry = shared.entry(*revision, stored, !self.scan.headers_only);
                 Some(Ok(ScanItem { entry, pending: later + last - at as u64 }))
             });
             let entries: Vec<_> = entries.collect();
-            if !entries.is_empty() {
-                return Ok(Some(entries));
+            if entries.len() < page.len() {
+                let present = page.iter().filter(|revision| bucket.entries.contains_key(revision)).copied().collect();
+                if let pending @ Ticket::Pending(_) = state.full_ticket() {
+                    return Ok(ScanStep::Wait(pending, Repeat::Page { all: page, present }));
+                }
             }
+            return Ok(ScanStep::Page(entries));
         }
+        let Some(until) = self.search(bucket, rollbacks) else { return Ok(ScanStep::End) };
+        if !until {
+            return Ok(ScanStep::Continue);
+        }
+        Ok(match state.full_ticket() {
+            Ticket::Durable => ScanStep::Continue,
+            pending @ Ticket::Pending(_) => ScanStep::Wait(pending, Repeat::Search),
+        })
     }
 
-    /// Continues the search. Returns `false` if nothing is left to search.
-    fn search(&mut self, bucket: &BucketState) -> bool {
+    /// Continues the search. Returns whether the round is searched, or `None` if nothing is left to search.
+    fn search(&mut self, bucket: &BucketState, rollbacks: u64) -> Option<bool> {
+        if self.search.as_ref().is_some_and(|search| search.rollbacks != rollbacks) {
+            self.repeat_round();
+        }
         let mut search = match self.search.take() {
             Some(search) => search,
-            None if self.rounds == 0 => return false,
+            None if self.rounds == 0 => return None,
             None => {
                 self.rounds -= 1;
-                Search::new(&self.scan, bucket)
+                self.round_after = self.scan.after;
+                Search::new(&self.scan, bucket, rollbacks)
             }
         };
-        match search.step(&self.scan, bucket) {
+        let found = search.step(&self.scan, bucket);
+        let is_over = found.is_some();
+        match found {
             Some(found) => {
                 self.scan.after = search.until;
                 self.found = found;
             }
             None => self.search = Some(search),
         }
-        true
+        Some(is_over)
     }
 }
 
 impl Search {
-    fn new(scan: &ScanRequest, bucket: &BucketState) -> Self {
+    fn new(scan: &ScanRequest, bucket: &BucketState, rollbacks: u64) -> Self {
         let until = bucket.last_revision;
         let keys = KeySearch::new(bucket, &scan.patterns, scan.after, until, !scan.history);
-        Self { until, order: keys.map_or_else(|| SearchOrder::by_revision(scan), SearchOrder::Keys) }
+        Self { until, rollbacks, order: keys.map_or_else(|| SearchOrder::by_revision(scan), SearchOrder::Keys) }
     }
 
     /// Examines some more entries. Returns the result if all were examined.

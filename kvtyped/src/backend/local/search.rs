@@ -169,10 +169,10 @@ mod tests {
 
     /// Returns a bucket with these keys.
     fn bucket(keys: impl IntoIterator<Item = String>) -> BucketState {
-        let mut bucket = BucketState::new(BucketConfig::new("b").with_defaults(true, true), Duration::ZERO);
+        let mut bucket = BucketState::new(1, BucketConfig::new("b").with_defaults(true, true), Duration::ZERO);
         for key in keys {
             let write = Write::new(Key::new(key).unwrap(), WriteKind::Put("v".into()));
-            assert!(bucket.write(write, Duration::ZERO).unwrap().last_stored() > Revision::ZERO);
+            assert_eq!(bucket.write(write, Duration::ZERO).unwrap().stored.len(), 1);
         }
         bucket
     }

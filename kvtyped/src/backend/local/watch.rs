@@ -10,10 +10,12 @@ use std::vec;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::time::Instant;
 
+use super::durable;
 use super::search::{KeySearch, SearchStep};
 use super::shared::LocalShared;
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::entry::{STEP_SIZE, StoredEntry};
+use crate::backend::state::log::Ticket;
 use crate::backend::state::notify::ChangeSubscription;
 use crate::backend::state::unread_removals::Reader;
 use crate::backend::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
@@ -32,8 +34,11 @@ pub(crate) fn watch(
     let start = async move {
         tokio::task::coop::consume_budget().await;
         match WatchSession::open_session(shared, bucket, watch) {
-            Ok((started, session)) => (Ok(WatchSignal::Started(started)), Some(session)),
-            Err(error) => (Err(error), None),
+            Ok((started, ticket, session)) => match shown(ticket).await {
+                Ok(()) => (Ok(WatchSignal::Started(started)), Some(session)),
+                Err(error) => (Err(error), None),
+            },
+            Err((error, ticket)) => (Err(shown(ticket).await.err().unwrap_or(error)), None),
         }
     };
     let signals = |session| {
@@ -64,6 +69,8 @@ struct WatchSession {
     listing: Option<InitialListing>,
     /// The time of the last signal.
     last_emitted: Instant,
+    /// How often effects were reverted before the session.
+    rollbacks: u64,
 }
 
 /// The initial listing of a session.
@@ -88,7 +95,7 @@ enum ListingSource {
 
 /// The outcome of one step.
 enum SessionStep {
-    Emit(WatchSignal),
+    Emit(WatchSignal, Ticket),
     /// More entries are left to examine.
     Continue,
     /// Nothing happens before this time, unless the bucket changes.
@@ -96,11 +103,18 @@ enum SessionStep {
 }
 
 impl WatchSession {
-    fn open_session(shared: Arc<LocalShared>, name: String, watch: WatchRequest) -> Result<(WatchStarted, Self)> {
+    fn open_session(
+        shared: Arc<LocalShared>,
+        name: String,
+        watch: WatchRequest,
+    ) -> Result<(WatchStarted, Ticket, Self), (Error, Ticket)> {
         // The start of a session never waits here.
         let WatchRequest { patterns, since, headers_only, idle_timeout: _, delivered: _ } = watch;
         let mut state = shared.lock();
-        let (bucket, _) = shared.bucket(&mut state, &name)?;
+        let bucket = match shared.bucket(&mut state, &name) {
+            Ok((bucket, _)) => bucket,
+            Err(error) => return Err((error, state.full_ticket())),
+        };
         let last = bucket.last_revision;
         let (position, contiguous) = match since {
             StartFrom::Newest | StartFrom::History => (Revision::ZERO, true),
@@ -111,6 +125,7 @@ impl WatchSession {
         let listing = InitialListing::new(bucket, &patterns, position, since == StartFrom::Newest);
         let started = WatchStarted { created: shared.date(bucket.created), last_revision: last, contiguous };
         let (changes, reader) = (bucket.notifier.subscribe(), bucket.backlog.attach(last));
+        let (ticket, rollbacks) = (state.full_ticket(), state.rollbacks());
         drop(state);
         let session = Self {
             shared,
@@ -122,8 +137,9 @@ impl WatchSession {
             position,
             listing: Some(listing),
             last_emitted: Instant::now(),
+            rollbacks,
         };
-        Ok((started, session))
+        Ok((started, ticket, session))
     }
 
     async fn next(&mut self) -> Result<WatchSignal> {
@@ -132,8 +148,16 @@ impl WatchSession {
             // Created before the step, so that no change after the step is missed.
             let changes = self.changes.clone();
             let changed = changes.changed();
-            match self.step()? {
-                SessionStep::Emit(signal) => {
+            let step = match self.step() {
+                Ok(step) => step,
+                Err(error) => {
+                    let ticket = self.shared.lock().full_ticket();
+                    return Err(shown(ticket).await.err().unwrap_or(error));
+                }
+            };
+            match step {
+                SessionStep::Emit(signal, ticket) => {
+                    shown(ticket).await?;
                     self.last_emitted = Instant::now();
                     return Ok(signal);
                 }
@@ -146,11 +170,25 @@ impl WatchSession {
 
     /// Examines the current state of the bucket.
     fn step(&mut self) -> Result<SessionStep> {
-        let Self { shared, bucket, changes, reader, patterns, headers_only, position, listing, last_emitted } = self;
+        let Self {
+            shared,
+            bucket,
+            changes,
+            reader,
+            patterns,
+            headers_only,
+            position,
+            listing,
+            last_emitted,
+            rollbacks,
+        } = self;
         if let Some(listing) = listing {
             listing.sort();
         }
         let mut state = shared.lock();
+        if state.rollbacks() != *rollbacks {
+            return Err(reverted());
+        }
         let (bucket, _) = shared.bucket(&mut state, bucket)?;
         if changes.is_closed() {
             return Err(Error::new(ErrorKind::BucketNotFound));
@@ -171,26 +209,36 @@ impl WatchSession {
         *position = reached;
         let step = found.map(|stored| {
             let (entry, pending) = (shared.entry(reached, stored, !*headers_only), bucket.at_most_after(reached));
-            SessionStep::Emit(WatchSignal::Entry { entry, pending })
+            (WatchSignal::Entry { entry, pending }, stored.seq)
         });
         bucket.backlog.read(reader, reached);
-        if let Some(step) = step {
-            return Ok(step);
+        if let Some((signal, seq)) = step {
+            return Ok(SessionStep::Emit(signal, state.ticket(seq)));
         }
         if reached < until {
             return Ok(SessionStep::Continue);
         }
         if listing.take().is_some() {
-            return Ok(SessionStep::Emit(WatchSignal::Ready));
+            return Ok(SessionStep::Emit(WatchSignal::Ready, state.full_ticket()));
         }
         let heartbeat = *last_emitted + HEARTBEAT_INTERVAL;
         if Instant::now() >= heartbeat {
-            return Ok(SessionStep::Emit(WatchSignal::Heartbeat { through: reached }));
+            return Ok(SessionStep::Emit(WatchSignal::Heartbeat { through: reached }, state.full_ticket()));
         }
         // An entry may expire without another operation on the bucket.
-        let due = bucket.expirations.first().and_then(|(at, _)| shared.instant(*at));
+        let due = bucket.next_expiry().and_then(|at| shared.instant(at));
         Ok(SessionStep::Sleep(due.map_or(heartbeat, |due| due.min(heartbeat))))
     }
+}
+
+/// Waits until the data of a signal is durable.
+async fn shown(ticket: Ticket) -> Result<()> {
+    if durable::is_durable(ticket).await? { Ok(()) } else { Err(reverted()) }
+}
+
+/// The error of a session that may have passed an entry which has returned.
+fn reverted() -> Error {
+    Error::unavailable("the store had no room for a write, and reverted it; the watch starts again")
 }
 
 impl InitialListing {
@@ -250,7 +298,7 @@ impl InitialListing {
 impl Drop for WatchSession {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        if let Ok((bucket, _)) = self.shared.bucket(&mut state, &self.bucket)
+        if let Some(bucket) = state.peek(&self.bucket)
             && !self.changes.is_closed()
         {
             bucket.backlog.detach(&self.reader);

@@ -16,8 +16,8 @@ use super::write::commit::commit;
 use super::write::publish::publish;
 use super::write::purge::purge;
 use crate::backend::{
-    Batch, BucketIdentity, BucketStatus, Deadline, OnDrop, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
-    WatchRequest, WatchSignal, Write, detached,
+    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, OnDrop, RawBucket, RawEntry, Read, ReadAt, ScanItem,
+    ScanRequest, WatchRequest, WatchSignal, Write, detached,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +42,10 @@ impl RawBucket for NatsBucket {
 
     fn identity(&self) -> BucketIdentity {
         BucketIdentity { created: self.context.created, connection_epoch: self.context.api.connection().epoch() }
+    }
+
+    fn clock(&self) -> Option<ClockReading> {
+        self.context.clock
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {

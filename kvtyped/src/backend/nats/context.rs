@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::connection::per_connection::PerConnection;
 use super::jetstream::api::Api;
@@ -18,7 +19,7 @@ use super::jetstream::stream_info;
 use super::jetstream::stream_state::StreamState;
 use super::jetstream::write_epochs::{EpochSettings, epoch_prefix};
 use super::multi_get_support::{FilterGetSupport, MultiGetSupport};
-use crate::backend::{BucketStatus, Deadline, Write};
+use crate::backend::{BucketStatus, ClockReading, Deadline, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -33,6 +34,8 @@ pub(crate) struct StreamContext {
     pub(crate) config: BucketConfig,
     /// The creation time of the stream.
     pub(crate) created: SystemTime,
+    /// The time of the server when it returned the stream information.
+    pub(crate) clock: Option<ClockReading>,
     pub(crate) stream: String,
     /// The prefix of the subjects in the stream: `$KV.b.`. A mirror has the prefix of its origin, unless it maps
     /// subjects.
@@ -102,8 +105,15 @@ impl StreamContext {
             filter_get: FilterGetSupport::default(),
             flow_window: FlowWindow::from_config(raw),
             created,
+            clock: None,
             config,
         }
+    }
+
+    /// Sets the reading of the server's clock in this stream information, which has just arrived.
+    pub(crate) fn with_clock(self, info: &Value) -> Self {
+        let reading = |server| ClockReading { server, at: Instant::now() };
+        Self { clock: stream_info::server_time(info).map(reading), ..self }
     }
 
     /// Returns the subject of a key in the stream.
@@ -223,7 +233,10 @@ impl StreamContext {
     /// Returns `Unsupported` if the server would ignore the headers of this write.
     pub(crate) async fn check_header_support(&self, write: &Write, deadline: Deadline) -> Result<()> {
         let is_foreign = write.precondition.as_ref().is_some_and(|precondition| precondition.key != write.key);
+        // Before 2.11, a replicated bucket checks a precondition against the subject of the epoch, which stores nothing.
+        let is_in_epoch = write.precondition.is_some() && write.epoch.is_some();
         let needs = match (write.ttl, is_foreign) {
+            (None, false) if is_in_epoch => "nats-server 2.11 for a precondition in a write epoch",
             (None, false) => return Ok(()),
             (Some(_), _) => "nats-server 2.11 for the TTL of a key",
             (None, true) => "nats-server 2.11 for a precondition on another key",

@@ -72,6 +72,8 @@ use crate::revision::Revision;
 pub struct NatsBackend {
     api: Api,
     owns_connection: bool,
+    /// The name that the program gave the connection.
+    name: Option<String>,
     /// The capabilities of the servers, cached per connection.
     capabilities: PerConnection<Capabilities>,
 }
@@ -116,7 +118,9 @@ impl NatsBackend {
 
     async fn connected(connector: Connector) -> Result<Self> {
         let (prefix, restricted) = (connector.api_prefix()?, connector.is_restricted());
-        Ok(Self::with_connection(Connection::connect(connector, restricted).await?, prefix, true))
+        let name = connector.connection_name();
+        let connection = Connection::connect(connector, restricted).await?;
+        Ok(Self { name, ..Self::with_connection(connection, prefix, true) })
     }
 
     /// Creates a backend on an application's own connection.
@@ -140,7 +144,12 @@ impl NatsBackend {
     }
 
     fn with_connection(connection: Arc<Connection>, prefix: String, owned: bool) -> Self {
-        Self { api: Api::new(connection, prefix), owns_connection: owned, capabilities: PerConnection::default() }
+        Self {
+            api: Api::new(connection, prefix),
+            owns_connection: owned,
+            name: None,
+            capabilities: PerConnection::default(),
+        }
     }
 
     async fn server_capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
@@ -194,7 +203,7 @@ impl NatsBackend {
 
     /// Creates the handle to a bucket from its settings and the information of its stream.
     fn bucket(&self, config: BucketConfig, raw: &Map<String, Value>, info: &Value) -> Result<Arc<dyn RawBucket>> {
-        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?);
+        let context = StreamContext::new(&self.api, config, raw, stream_info::created(info)?).with_clock(info);
         context.saw(Revision::new(info["state"]["last_seq"].as_u64().unwrap_or_default()));
         Ok(Arc::new(NatsBucket::new(context)))
     }
@@ -314,6 +323,10 @@ impl NatsBackend {
 impl Backend for NatsBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         self.server_capabilities(deadline).boxed()
+    }
+
+    fn connection_name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {

@@ -67,10 +67,14 @@ impl NatsBackend {
             match self.api.call(&verb, Some(&body), Idempotency::AtMostOnce, attempt).await {
                 Ok(Ok(info)) if step.is_last => return self.verify_applied(info, &wanted, &capabilities),
                 Ok(Ok(_)) => {}
+                Ok(Err(error)) if error.is_transient() && !deadline.is_expired() => {}
                 Ok(Err(error)) => return Err(unknown(ApiError::into_config_error(error), is_unanswered)),
-                Err(error) if error.outcome() == Outcome::Unknown && !deadline.is_expired() => {
-                    tracing::debug!(bucket = config.name, %error, "reading the configuration after a lost reply");
-                    is_unanswered = true;
+                Err(error) if error.is_transient() => {
+                    is_unanswered |= error.outcome() == Outcome::Unknown;
+                    if deadline.is_expired() {
+                        return Err(unknown(error, is_unanswered));
+                    }
+                    tracing::debug!(bucket = config.name, %error, "reading the configuration again");
                 }
                 Err(error) => return Err(unknown(error, is_unanswered)),
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::changes::Changes;
+use super::changes::{Changes, Removal};
 use super::entry::{StoredEntry, first_wanted};
 use super::limits::{self, Size};
 use super::notify::ChangeNotifier;
@@ -23,6 +23,8 @@ use crate::revision::Revision;
 /// last call of `advance` left it. A method that changes entries returns the changes.
 #[derive(Debug)]
 pub(crate) struct BucketState {
+    /// The number of the bucket in its backend. Never reused.
+    pub(crate) id: u64,
     pub(crate) config: BucketConfig,
     pub(crate) created: Duration,
     pub(crate) last_revision: Revision,
@@ -32,7 +34,11 @@ pub(crate) struct BucketState {
     /// The revisions of each key, oldest first. No list is empty. The order of the keys serves searches by a prefix.
     pub(crate) keys: BTreeMap<Key, VecDeque<Revision>>,
     /// The highest revision that was ever removed.
-    last_removed: Revision,
+    pub(crate) last_removed: Revision,
+    /// The number of the last logged effect that no entry of the bucket shows.
+    pub(crate) touched: u64,
+    /// Nothing expires before this time.
+    pub(crate) expiry_paused_until: Duration,
     /// The entries that were removed before every attached watch read them.
     pub(crate) backlog: UnreadRemovals,
     /// The expiry times, with the revisions that expire then.
@@ -43,8 +49,9 @@ pub(crate) struct BucketState {
 
 impl BucketState {
     /// Creates an empty bucket. The configuration must be complete.
-    pub(crate) fn new(config: BucketConfig, now: Duration) -> Self {
+    pub(crate) fn new(id: u64, config: BucketConfig, now: Duration) -> Self {
         Self {
+            id,
             config,
             created: now,
             last_revision: Revision::ZERO,
@@ -52,6 +59,8 @@ impl BucketState {
             entries: BTreeMap::new(),
             keys: BTreeMap::new(),
             last_removed: Revision::ZERO,
+            touched: 0,
+            expiry_paused_until: Duration::ZERO,
             backlog: UnreadRemovals::default(),
             expirations: BTreeSet::new(),
             notifier: ChangeNotifier::default(),
@@ -83,15 +92,8 @@ impl BucketState {
         let mut sizes = Vec::with_capacity(count);
         for (index, write) in messages.iter_mut().enumerate() {
             let number = index + 1;
-            let own_precondition = write.precondition.as_ref().is_some_and(|on| on.key == write.key);
-            let named = (own_precondition && write.epoch.is_some()).then(|| write.key.clone());
-            let framed = |size: Size| match (count, &named) {
-                (1, _) => size,
-                (_, None) => size.as_batch_message(&id, number, number == count),
-                (_, Some(key)) => {
-                    size.with_expected_subject(&self.config.name, key).as_batch_message(&id, number, number == count)
-                }
-            };
+            let framed =
+                |size: Size| if count == 1 { size } else { size.as_batch_message(&id, number, number == count) };
             let expected_key =
                 write.precondition.as_ref().map_or_else(|| write.key.clone(), |precondition| precondition.key.clone());
             let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
@@ -150,7 +152,7 @@ impl BucketState {
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        let stored = StoredEntry { key, at: now, operation, value, ttl, headers, id: Some(id), size: record };
+        let stored = StoredEntry { key, at: now, operation, value, ttl, headers, id: Some(id), size: record, seq: 0 };
         self.store(stored, changes);
     }
 
@@ -176,6 +178,16 @@ impl BucketState {
         (stored.key == *key).then_some((revision, stored))
     }
 
+    /// Returns the number of the last logged effect that the result of a read shows.
+    pub(crate) fn shown_by(&self, at: ReadAt, found: Option<(Revision, &StoredEntry)>) -> u64 {
+        match (at, found) {
+            (_, Some((_, stored))) => stored.seq.max(self.touched),
+            (ReadAt::Newest(_), None) => self.touched,
+            // A later entry of the key may have replaced the entry.
+            (ReadAt::Revision(_), None) => u64::MAX,
+        }
+    }
+
     /// Replaces the configuration with another complete one, and applies its history and TTL at once.
     pub(super) fn reconfigure(&mut self, config: BucketConfig, now: Duration, changes: &mut Changes) {
         self.config = config;
@@ -183,8 +195,7 @@ impl BucketState {
         for key in keys {
             self.enforce_history_limit(&key, self.history(), changes);
         }
-        self.expirations =
-            self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
+        self.schedule_expiry();
         self.expire(now, changes);
         self.notifier.notify();
     }
@@ -194,13 +205,8 @@ impl BucketState {
         let revision = Revision::new(self.last_revision.get() + 1);
         self.last_revision = revision;
         let is_rollup = matches!(stored.operation, Operation::Purge | Operation::Expired);
-        if let Some(at) = self.expires(&stored) {
-            self.expirations.insert((at, revision));
-        }
         let key = stored.key.clone();
-        self.bytes += stored.size;
-        self.entries.insert(revision, stored);
-        self.keys.entry(key.clone()).or_default().push_back(revision);
+        self.insert(revision, stored);
         changes.stored.push(revision);
         self.enforce_history_limit(&key, if is_rollup { 1 } else { self.history() }, changes);
         self.notifier.notify();
@@ -208,9 +214,35 @@ impl BucketState {
 
     /// Removes an entry, and keeps it for the attached watches that have not read it.
     pub(super) fn remove(&mut self, revision: Revision, changes: &mut Changes) {
-        let Some(stored) = self.entries.remove(&revision) else { return };
-        changes.removed.push(revision);
+        let Some(entry) = self.take(revision) else { return };
+        let is_last_of_key = self.newest(&entry.key) < revision;
+        self.backlog.keep(revision, &entry, is_last_of_key);
+        changes.removed.push(Removal { revision, entry, last_removed: self.last_removed });
         self.last_removed = self.last_removed.max(revision);
+    }
+
+    /// Skips all revisions up to this one, so that they are never assigned. No watch can resume before it.
+    #[cfg(feature = "file")]
+    pub(crate) fn skip_to(&mut self, revision: Revision) {
+        self.last_revision = revision;
+        self.last_removed = revision;
+    }
+
+    /// Adds an entry to all indexes.
+    pub(crate) fn insert(&mut self, revision: Revision, stored: StoredEntry) {
+        if let Some(at) = self.expires(&stored) {
+            self.expirations.insert((at, revision));
+        }
+        self.bytes += stored.size;
+        let revisions = self.keys.entry(stored.key.clone()).or_default();
+        let later = revisions.iter().rev().take_while(|other| **other > revision).count();
+        revisions.insert(revisions.len() - later, revision);
+        self.entries.insert(revision, stored);
+    }
+
+    /// Removes an entry from all indexes.
+    pub(crate) fn take(&mut self, revision: Revision) -> Option<StoredEntry> {
+        let stored = self.entries.remove(&revision)?;
         self.bytes -= stored.size;
         if let Some(at) = self.expires(&stored) {
             self.expirations.remove(&(at, revision));
@@ -221,8 +253,7 @@ impl BucketState {
                 self.keys.remove(&stored.key);
             }
         }
-        let is_last_of_key = self.newest(&stored.key) < revision;
-        self.backlog.keep(revision, stored, is_last_of_key);
+        Some(stored)
     }
 
     /// Checks that a message of this size fits into the bucket. Returns the size of its record.

@@ -24,6 +24,8 @@ pub(crate) struct StoredEntry {
     pub(crate) id: Option<OperationId>,
     /// The size of the entry, as the store of a server counts it.
     pub(crate) size: u64,
+    /// The number of the entry in the log of a durable backend. Zero without a log.
+    pub(crate) seq: u64,
 }
 
 /// Returns the first wanted entry of a range, or else the revision that the search reached.

@@ -30,8 +30,21 @@ impl BucketState {
     /// The marker is a write like another: if it does not fit, the entry stays until the marker fits.
     pub(crate) fn advance(&mut self, now: Duration) -> Changes {
         let mut changes = Changes::default();
-        self.expire(now, &mut changes);
+        if now >= self.expiry_paused_until {
+            self.expire(now, &mut changes);
+        }
         changes
+    }
+
+    /// Returns the time of the next expiry.
+    pub(crate) fn next_expiry(&self) -> Option<Duration> {
+        self.expirations.first().map(|(at, _)| (*at).max(self.expiry_paused_until))
+    }
+
+    /// Computes the expiry time of each entry.
+    pub(crate) fn schedule_expiry(&mut self) {
+        self.expirations =
+            self.entries.iter().filter_map(|(revision, stored)| Some((self.expires(stored)?, *revision))).collect();
     }
 
     pub(super) fn expire(&mut self, now: Duration, changes: &mut Changes) {
@@ -65,6 +78,7 @@ impl BucketState {
             headers: RecordHeaders::default(),
             id: None,
             size: record,
+            seq: 0,
         })
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Size {
 impl Size {
     /// Returns the size of the message of a write.
     pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, precondition, ttl, headers: record, epoch: _, id } = write;
+        let Write { key, kind, precondition, ttl, headers: record, epoch, id } = write;
         let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
         headers = match kind {
             WriteKind::Put(_) => headers,
@@ -35,7 +35,7 @@ impl Size {
         };
         if let Some(Precondition { key: expected_key, revision }) = precondition {
             headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
-            if expected_key != key {
+            if expected_key != key || epoch.is_some() {
                 headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, expected_key));
             }
         }
@@ -44,12 +44,6 @@ impl Size {
         }
         record.for_each(|name, text| headers.0 = headers.line_len(name, text.len()));
         Self { headers: headers.end(), body: write.value().len() }
-    }
-
-    /// Adds the header that names the key of a precondition. In a batch with a write epoch, every precondition names it.
-    pub(crate) fn with_expected_subject(self, bucket: &str, key: &Key) -> Self {
-        let header = Headers(0).line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, key));
-        Self { headers: self.headers + header.0, ..self }
     }
 
     /// Adds the headers of a batch: the number of the message, and whether it is the last one.

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::bucket::BucketState;
 use super::changes::Changes;
+use super::effect::Effect;
+use super::log::{Applied, Log, Ticket};
 use crate::config::{BucketConfig, Difference};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -13,18 +17,65 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct StateMachine {
     /// The name of the backend in errors.
     name: &'static str,
-    buckets: BTreeMap<String, BucketState>,
-    now: Duration,
+    pub(super) buckets: BTreeMap<String, BucketState>,
+    pub(super) now: Duration,
     /// The number of buckets that were ever created.
     buckets_created: u64,
     /// The creation time of the last one.
     last_created: Option<Duration>,
+    /// The log of a durable backend.
+    pub(super) log: Option<Log>,
 }
 
 impl StateMachine {
     /// Creates a state without buckets, for a backend of this name.
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, buckets: BTreeMap::new(), now: Duration::ZERO, buckets_created: 0, last_created: None }
+        let (buckets, now) = (BTreeMap::new(), Duration::ZERO);
+        Self { name, buckets, now, buckets_created: 0, last_created: None, log: None }
+    }
+
+    /// Creates a state of stored buckets. The time of the state begins at `now`.
+    #[cfg(any(feature = "file", test))]
+    pub(crate) fn restore(
+        name: &'static str,
+        buckets: Vec<BucketState>,
+        buckets_created: u64,
+        now: Duration,
+        log: Log,
+    ) -> Self {
+        let buckets = buckets.into_iter().map(|bucket| (bucket.config.name.clone(), bucket)).collect();
+        Self { name, buckets, now, buckets_created, last_created: Some(now), log: Some(log) }
+    }
+
+    /// Returns an error if the backend failed or was closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.log.as_ref().map_or(Ok(()), Log::check)
+    }
+
+    /// Returns the ticket of an answer with data of this effect and of earlier ones.
+    pub(crate) fn ticket(&mut self, seq: u64) -> Ticket {
+        self.log.as_mut().map_or(Ticket::Durable, |log| log.ticket(seq))
+    }
+
+    /// Returns the ticket of an answer with any data of the current state.
+    pub(crate) fn full_ticket(&mut self) -> Ticket {
+        self.log.as_mut().map_or(Ticket::Durable, |log| log.ticket(log.last()))
+    }
+
+    /// Returns how often effects were reverted.
+    pub(crate) fn rollbacks(&self) -> u64 {
+        self.log.as_ref().map_or(0, |log| log.rollbacks)
+    }
+
+    /// Returns the log of a durable backend.
+    pub(crate) fn log(&mut self) -> Option<&mut Log> {
+        self.log.as_mut()
+    }
+
+    /// Returns all buckets.
+    #[cfg(feature = "file")]
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = &BucketState> {
+        self.buckets.values()
     }
 
     /// Returns the name of the backend.
@@ -34,6 +85,7 @@ impl StateMachine {
 
     /// Creates a bucket.
     pub(crate) fn create(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
+        self.check()?;
         check(&config, self.name)?;
         config.check_first_epoch()?;
         let now = self.tick(now);
@@ -46,35 +98,91 @@ impl StateMachine {
         let created = self.last_created.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
         self.last_created = Some(created);
         self.buckets_created += 1;
-        Ok(self.buckets.entry(name).or_insert_with(|| BucketState::new(config, created)))
+        let id = self.buckets_created;
+        let mut bucket = BucketState::new(id, config, created);
+        if let Some(log) = &mut self.log {
+            log.push(Effect::BucketCreated { bucket: id, config: bucket.config.clone() }, created);
+            log.end_operation(None);
+            bucket.touched = log.last();
+        }
+        Ok(self.buckets.entry(name).or_insert(bucket))
     }
 
     /// Finds a bucket by its name and advances it to the current time. A handle looks up the name for each operation:
     /// as on a server, it works on the bucket that has the name at that time.
     ///
-    /// Returns the bucket, the current time of the state, and the changes by entries that have expired.
-    pub(crate) fn bucket(&mut self, name: &str, now: Duration) -> Option<(&mut BucketState, Duration, Changes)> {
+    /// Returns the bucket and the current time of the state.
+    pub(crate) fn bucket(&mut self, name: &str, now: Duration) -> Option<(&mut BucketState, Duration)> {
         let now = self.tick(now);
         let bucket = self.buckets.get_mut(name)?;
-        let expired = bucket.advance(now);
-        Some((bucket, now, expired))
+        advance(bucket, now, &mut self.log);
+        Some((bucket, now))
     }
 
-    /// Changes the settings that `config` sets. Returns the bucket, and the changes of its entries.
-    pub(crate) fn update(&mut self, config: BucketConfig, now: Duration) -> Result<(&BucketState, Changes)> {
+    /// Finds a bucket by its name as it is.
+    pub(crate) fn peek(&mut self, name: &str) -> Option<&mut BucketState> {
+        self.buckets.get_mut(name)
+    }
+
+    /// Applies a verb to a bucket. `visible` means that the verb removes only entries that it replaces.
+    pub(crate) fn change(
+        &mut self,
+        name: &str,
+        now: Duration,
+        visible: bool,
+        permit: Option<OwnedSemaphorePermit>,
+        verb: impl FnOnce(&mut BucketState, Duration) -> Result<Changes>,
+    ) -> Result<Applied> {
+        let now = self.tick(now);
+        let bucket = self.buckets.get_mut(name).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
+        advance(bucket, now, &mut self.log);
+        let changes = verb(bucket, now)?;
+        Ok(match &mut self.log {
+            Some(log) => log.record(bucket, changes, now, visible, permit),
+            None => Applied { removed: changes.removed.len() as u64, stored: changes.stored, seq: 0 },
+        })
+    }
+
+    /// Removes the entries of all buckets that have expired.
+    #[cfg(feature = "file")]
+    pub(crate) fn advance_all(&mut self, now: Duration) {
+        let now = self.tick(now);
+        for bucket in self.buckets.values_mut() {
+            advance(bucket, now, &mut self.log);
+        }
+    }
+
+    /// Changes the settings that `config` sets.
+    pub(crate) fn update(&mut self, config: BucketConfig, now: Duration) -> Result<&BucketState> {
+        self.check()?;
         check(&config, self.name)?;
         let now = self.tick(now);
         let bucket = self.buckets.get_mut(&config.name).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         // A refused update changes nothing.
         let config = merge(bucket.config.clone(), config)?;
-        let mut changes = bucket.advance(now);
+        advance(bucket, now, &mut self.log);
+        let previous = bucket.config.clone();
+        let mut changes = Changes::default();
         bucket.reconfigure(config, now, &mut changes);
-        Ok((bucket, changes))
+        if let Some(log) = &mut self.log {
+            log.push(Effect::BucketConfigured { bucket: bucket.id, config: bucket.config.clone(), previous }, now);
+            bucket.touched = log.last();
+            log.record(bucket, changes, now, false, None);
+            log.end_operation(None);
+        }
+        Ok(bucket)
     }
 
     /// Removes a bucket. Returns whether it existed.
-    pub(crate) fn delete(&mut self, name: &str) -> bool {
-        self.buckets.remove(name).is_some()
+    pub(crate) fn delete(&mut self, name: &str, now: Duration) -> Result<bool> {
+        self.check()?;
+        let now = self.tick(now);
+        let Some(bucket) = self.buckets.remove(name) else { return Ok(false) };
+        if let Some(log) = &mut self.log {
+            log.push(Effect::BucketDeleted { bucket: Box::new(bucket) }, now);
+            log.end_operation(None);
+        }
+        Ok(true)
     }
 
     /// Returns the number of buckets that were ever created.
@@ -91,6 +199,16 @@ impl StateMachine {
     fn tick(&mut self, now: Duration) -> Duration {
         self.now = self.now.max(now);
         self.now
+    }
+}
+
+/// Removes the entries of a bucket that have expired.
+fn advance(bucket: &mut BucketState, now: Duration, log: &mut Option<Log>) {
+    let expired = bucket.advance(now);
+    if let Some(log) = log
+        && !expired.is_empty()
+    {
+        log.record(bucket, expired, now, false, None);
     }
 }
 
@@ -162,93 +280,8 @@ fn merge(old: BucketConfig, mut new: BucketConfig) -> Result<BucketConfig> {
 }
 
 /// Returns a configuration with its irregular settings, as a server reports it.
-fn with_irregularities(mut config: BucketConfig) -> BucketConfig {
+pub(crate) fn with_irregularities(mut config: BucketConfig) -> BucketConfig {
     let difference = || Difference { setting: "allow_rollup_hdrs", wanted: true.to_string(), found: false.to_string() };
     config.irregular = (config.rollups == Some(false)).then(difference).into_iter().collect();
     config
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::collections::BTreeSet;
-
-    use rand::{RngExt, SeedableRng};
-
-    use super::*;
-    use crate::backend::{Batch, Write, WriteKind};
-    use crate::key::Key;
-    use crate::revision::Revision;
-    use crate::ttl::Ttl;
-
-    /// Applies the changes of a verb to a copy of the revisions, and compares it with the bucket.
-    fn replay(copy: &mut BTreeSet<Revision>, changes: &Changes, bucket: &BucketState, verb: &str) {
-        for revision in &changes.stored {
-            assert!(copy.insert(*revision), "{verb}: {revision} is stored once");
-        }
-        for revision in &changes.removed {
-            assert!(copy.remove(revision), "{verb}: {revision} was stored");
-        }
-        assert!(copy.iter().eq(bucket.entries.keys()), "{verb}: {changes:?}");
-        let last = bucket.last_revision.get();
-        for revision in 0..=last + 1 {
-            let keeps_all = revision <= last && (revision + 1..=last).all(|later| copy.contains(&Revision::new(later)));
-            assert_eq!(bucket.keeps_all_after(Revision::new(revision)), keeps_all, "{verb}: after {revision}");
-        }
-    }
-
-    #[test]
-    fn every_verb_returns_all_its_changes() {
-        for seed in 0..10 {
-            let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-            let mut machine = StateMachine::new("test:");
-            let mut config = BucketConfig::new("b");
-            config.history = Some(random.random_range(1..4));
-            config.atomic = Some(true);
-            config.limit_markers = Some(Duration::from_secs(2));
-            machine.create(config, Duration::ZERO).unwrap();
-            let (mut copy, mut now) = (BTreeSet::new(), Duration::ZERO);
-            for _ in 0..200 {
-                now += Duration::from_millis(random.random_range(0..1_500));
-                let key = Key::new(format!("k{}", random.random_range(0..6))).unwrap();
-                let (bucket, now, expired) = machine.bucket("b", now).unwrap();
-                replay(&mut copy, &expired, bucket, "expiry");
-                let write = |key: &Key, random: &mut rand::rngs::StdRng| {
-                    let kind = match random.random_range(0..6) {
-                        0 => WriteKind::Delete,
-                        1 => WriteKind::Purge,
-                        _ => WriteKind::Put("v".into()),
-                    };
-                    let ttl = random.random_bool(0.3).then(|| Ttl::new(Duration::from_secs(random.random_range(1..5))));
-                    Write::new(key.clone(), kind).with_ttl(ttl.flatten())
-                };
-                match random.random_range(0..8) {
-                    0 => {
-                        let changes = bucket.erase(&key, bucket.last_revision);
-                        replay(&mut copy, &changes, bucket, "erase");
-                    }
-                    1 => {
-                        let keys = (0..3).map(|number| Key::new(format!("k{number}")).unwrap());
-                        let writes = keys.map(|key| write(&key, &mut random)).collect();
-                        let changes = bucket.commit(Batch { writes, preconditions: Vec::new() }, now).unwrap();
-                        replay(&mut copy, &changes, bucket, "commit");
-                    }
-                    2 => {
-                        let mut config = BucketConfig::new("b");
-                        config.history = Some(random.random_range(1..4));
-                        config.ttl = Some(Duration::from_secs(random.random_range(4..8)));
-                        let (bucket, changes) = machine.update(config, now).unwrap();
-                        replay(&mut copy, &changes, bucket, "update");
-                    }
-                    _ => {
-                        let changes = bucket.write(write(&key, &mut random), now).unwrap();
-                        replay(&mut copy, &changes, bucket, "write");
-                    }
-                }
-            }
-            let (bucket, ..) = machine.bucket("b", now).unwrap();
-            assert!(bucket.last_revision.get() > 100, "seed {seed}: the verbs write");
-        }
-    }
 }

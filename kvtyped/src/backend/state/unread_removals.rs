@@ -63,12 +63,12 @@ impl UnreadRemovals {
     }
 
     /// Keeps an entry that leaves the bucket if a watch has not read it yet.
-    pub(crate) fn keep(&mut self, revision: Revision, stored: StoredEntry, is_last_of_key: bool) {
+    pub(crate) fn keep(&mut self, revision: Revision, stored: &StoredEntry, is_last_of_key: bool) {
         if self.positions.first().is_none_or(|(position, _)| *position >= revision) {
             return;
         }
         self.bytes += stored.size;
-        self.entries.insert(revision, stored);
+        self.entries.insert(revision, stored.clone());
         if is_last_of_key {
             self.last_of_key.insert(revision);
         }
@@ -76,6 +76,14 @@ impl UnreadRemovals {
             if let Some((dropped, true)) = self.pop() {
                 self.lost = self.lost.max(dropped);
             }
+        }
+    }
+
+    /// Drops an entry that has returned into the bucket.
+    pub(crate) fn forget(&mut self, revision: Revision) {
+        if let Some(stored) = self.entries.remove(&revision) {
+            self.bytes -= stored.size;
+            self.last_of_key.remove(&revision);
         }
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use futures::stream::Stream;
 
 use super::cursor::{Cursor, ListProgress};
 use super::list_stream::{ListRequest, ListStream};
+use crate::bucket::clock::BucketClock;
 use crate::bucket::decode;
 use crate::bucket::entry::Entry;
 use crate::bucket::handle::ReadBucket;
 use crate::bucket::verb::verb;
 use crate::error::Result;
 use crate::key::Key;
-use crate::model::{Filter, KvModel};
+use crate::model::{Filter, KvModel, RawRecord};
 
 /// The options of a list, and the position of its stream.
 macro_rules! lists {
@@ -49,6 +51,15 @@ macro_rules! lists {
             /// Sets the longest time without progress. The default is the timeout of the store.
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.request.timeout = Some(timeout);
+                self
+            }
+        }
+
+        impl $list<'_, RawRecord> {
+            /// Also reads the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to
+            /// their keys.
+            pub fn include_reserved(mut self) -> Self {
+                self.request.filter = self.request.filter.with_reserved();
                 self
             }
         }
@@ -165,7 +176,8 @@ pub struct List<'a, T: KvModel> {
 
 impl<T: KvModel> List<'_, T> {
     async fn run(self) -> Result<Entries<T>> {
-        Ok(Entries { entries: self.request.entries("list", false).await?, model: PhantomData })
+        let clock = Arc::clone(self.request.bucket.clock());
+        Ok(Entries { entries: self.request.entries("list", false).await?, clock, model: PhantomData })
     }
 }
 
@@ -175,6 +187,7 @@ verb!(List("list", request.bucket) => Entries<T>);
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Entries<T: KvModel> {
     entries: ListStream,
+    clock: Arc<BucketClock>,
     model: PhantomData<fn() -> T>,
 }
 
@@ -182,7 +195,8 @@ impl<T: KvModel> Stream for Entries<T> {
     type Item = Result<Entry<T>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let entry = ready!(self.entries.poll(context, decode::entry));
+        let Self { entries, clock, .. } = &mut *self;
+        let entry = ready!(entries.poll(context, |raw| decode::entry(raw, clock)));
         let pending = self.entries.progress().remaining;
         Poll::Ready(entry.map(|entry| entry.map(|entry: Entry<T>| entry.with_pending(pending.unwrap_or_default()))))
     }

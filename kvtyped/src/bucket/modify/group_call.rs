@@ -3,9 +3,12 @@
 //! [`GroupCall::next`] runs the closure of the call on a locked record and returns the [`NextStep`]. The driver in
 //! [`group_commit`](super::group_commit) reads, writes and waits.
 
+use std::sync::Arc;
+
 use super::decision::CasDecision;
 use super::pending_record::{CommitGroup, GroupMember, PendingRecord};
 use crate::backend::{Deadline, RawEntry};
+use crate::bucket::clock::BucketClock;
 use crate::bucket::content::Content;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -50,11 +53,12 @@ pub(crate) struct GroupCall<R, E> {
     /// Whether a separate write stores the change.
     is_alone: bool,
     unconfirmed: Option<Unconfirmed<R, E>>,
+    clock: Arc<BucketClock>,
 }
 
 impl<R, E> GroupCall<R, E> {
-    pub(crate) fn new(key: Key, deadline: Deadline, arrived: u64, is_alone: bool) -> Self {
-        Self { key, deadline, arrived, is_alone, unconfirmed: None }
+    pub(crate) fn new(key: Key, deadline: Deadline, arrived: u64, is_alone: bool, clock: &Arc<BucketClock>) -> Self {
+        Self { key, deadline, arrived, is_alone, unconfirmed: None, clock: Arc::clone(clock) }
     }
 
     /// Makes a separate write store the change, because the write of its group was refused.
@@ -86,14 +90,16 @@ impl<R, E> GroupCall<R, E> {
             Ok(CasDecision::Stop { result }) => (None, Ok(result)),
             Err(error) => (None, Err(error)),
         };
-        let (key, deadline) = (&self.key, self.deadline);
+        let (key, deadline, now) = (&self.key, self.deadline, self.clock.now());
         let may_join = !self.is_alone && change.as_ref().is_none_or(Content::is_put);
         let (member, own, limit) = match (change, &mut record.group) {
             (None, None) => return NextStep::Finish { revision: record.revision(), result },
             (None, Some(group)) => (group.subscribe(deadline), None, Some(deadline)),
-            (Some(content), Some(group)) if may_join => (group.add_change(content, deadline), None, Some(deadline)),
+            (Some(content), Some(group)) if may_join => {
+                (group.add_change(content, now, deadline), None, Some(deadline))
+            }
             (Some(content), None) if may_join && has_waiters() => {
-                let (group, member) = record.start_group(key, content, deadline);
+                let (group, member) = record.start_group(key, content, now, deadline);
                 record.group = Some(group);
                 (member, None, Some(deadline))
             }
@@ -101,7 +107,7 @@ impl<R, E> GroupCall<R, E> {
             // leaves none. Without a group, the write has its own deadline.
             (Some(content), group) => {
                 let limit = group.is_some().then_some(deadline);
-                let (own, member) = record.start_group(key, content, deadline);
+                let (own, member) = record.start_group(key, content, now, deadline);
                 (member, Some(own), limit)
             }
         };
@@ -126,7 +132,7 @@ mod tests {
     }
 
     fn call(arrived: u64) -> Call {
-        GroupCall::new(key(), Deadline::after(Duration::from_secs(5)), arrived, false)
+        GroupCall::new(key(), Deadline::after(Duration::from_secs(5)), arrived, false, &Arc::new(BucketClock::local()))
     }
 
     fn content(value: &'static str) -> Content {

@@ -16,7 +16,6 @@
 
 use std::future::{Future, pending};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -56,7 +55,8 @@ impl<T: KvModel> Bucket<T> {
         let located = |error: Error| error.with_context(operation, self.name(), Some(key.as_str()));
         self.raw(operation)?;
         let queue = self.inner.key_queues.handle(key);
-        let mut call = GroupCall::new(key.clone(), deadline, queue.reads(), self.inner.key_queues.is_serial());
+        let is_serial = self.inner.key_queues.is_serial();
+        let mut call = GroupCall::new(key.clone(), deadline, queue.reads(), is_serial, self.clock());
         loop {
             let locked = queue.lock_before(deadline).await;
             let mut record = locked.map_err(|error| located(attempts.explain_timeout(error)))?;
@@ -81,7 +81,8 @@ impl<T: KvModel> Bucket<T> {
                     if member.change_number == steps {
                         return Ok(CasOutcome { revision, result });
                     }
-                    let stored = decode::entry::<T>(&entry).map_err(|error| located(error.unknown_outcome()))?;
+                    let stored =
+                        decode::entry::<T>(&entry, self.clock()).map_err(|error| located(error.unknown_outcome()))?;
                     return Ok(CasOutcome { revision, result: stored });
                 }
                 Some(GroupResult::Conflict(error)) => {
@@ -244,7 +245,7 @@ impl<T: KvModel> ReadBucket<T> {
                 checked => checked?,
             }
         }
-        let stored = content.entry(key, revision, SystemTime::now());
+        let stored = content.entry(key, revision, self.clock().now());
         let write = ConditionalWrite { key, expected: revision, content, on: None };
         let (revision, id) = self.write_conditionally(write, deadline).await?;
         Ok(RawEntry { revision, id: Some(id), ..stored })

@@ -182,8 +182,14 @@ impl PendingRecord {
     }
 
     /// Begins a group with a change of the known entry.
-    pub(crate) fn start_group(&self, key: &Key, content: Content, deadline: Deadline) -> (CommitGroup, GroupMember) {
-        let (entry, result) = (content.entry(key, self.revision(), SystemTime::now()), watch::Sender::new(None));
+    pub(crate) fn start_group(
+        &self,
+        key: &Key,
+        content: Content,
+        now: SystemTime,
+        deadline: Deadline,
+    ) -> (CommitGroup, GroupMember) {
+        let (entry, result) = (content.entry(key, self.revision(), now), watch::Sender::new(None));
         let mut group = CommitGroup { content, entry, steps: 1, members: 0, deadline, result };
         let member = group.subscribe(deadline);
         (group, member)
@@ -215,8 +221,8 @@ pub(crate) struct GroupMember {
 
 impl CommitGroup {
     /// Adds a change to the group.
-    pub(crate) fn add_change(&mut self, content: Content, deadline: Deadline) -> GroupMember {
-        self.entry = content.entry(&self.entry.key, self.entry.revision, SystemTime::now());
+    pub(crate) fn add_change(&mut self, content: Content, now: SystemTime, deadline: Deadline) -> GroupMember {
+        self.entry = content.entry(&self.entry.key, self.entry.revision, now);
         self.content = content;
         self.steps += 1;
         self.subscribe(deadline)
@@ -401,10 +407,10 @@ mod tests {
     fn group_uses_latest_deadline_of_its_members() {
         let after = |seconds| Deadline::after(Duration::from_secs(seconds));
         let (soon, late, latest) = (after(1), after(2), after(3));
-        let (mut group, first) = PendingRecord::default().start_group(&key(), delete(), late);
+        let (mut group, first) = PendingRecord::default().start_group(&key(), delete(), SystemTime::now(), late);
         assert_eq!((first.change_number, group.members, group.deadline.at()), (1, 1, late.at()));
         let mut join = |deadline: Deadline| {
-            let member = group.add_change(delete(), deadline);
+            let member = group.add_change(delete(), SystemTime::now(), deadline);
             (member.change_number, group.members, group.deadline.at())
         };
         assert_eq!(join(soon), (2, 2, late.at()));

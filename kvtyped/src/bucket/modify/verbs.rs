@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use super::decision::{CasDecision, CasLimits, CasStart};
 use super::outcome::{Change, ModifyError};
 use crate::backend::{RawEntry, WriteKind};
+use crate::bucket::clock::BucketClock;
 use crate::bucket::content::Content;
 use crate::bucket::decode::{self, Unverified};
 use crate::bucket::entry::Entry;
@@ -191,43 +193,57 @@ impl<T: KvModel> Bucket<T> {
         let Options { max_attempts, timeout, ttl, fence } = options;
         let limits = CasLimits { attempts: max_attempts, deadline: self.deadline(timeout), fence };
         let ttl = check_ttl(self.config(), ttl).map_err(located)?;
-        let decide = |newest: Option<&RawEntry>| {
+        let decoded = |entry: &RawEntry| decode::entry::<T>(entry, self.clock());
+        let mut decide = |newest: Option<&RawEntry>| {
             let schema = self.schema();
-            let current = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
+            let current = newest.map_or(Ok(None), decoded).map_err(located)?;
             let Some(entry) = current else {
                 return match change(None)? {
-                    Change::Put(value) => put(key, value, &schema, None, ttl).map_err(located),
+                    Change::Put(value) => put(key, value, (&schema, self.clock()), None, ttl).map_err(located),
                     Change::Keep | Change::Delete | Change::Purge => Ok(CasDecision::Stop { result: None }),
                 };
             };
             // Compare the encoded bytes of the same value before and after the closure. The order of a map or the
             // formatting of another client is then not a change.
             let before = Unverified::new(&entry.value, &schema, Some(entry.version)).map_err(located)?;
-            let Entry { value, key: _, revision: _, created, ttl: kept, version, pending: _ } = entry;
+            let Entry {
+                value,
+                key: _,
+                revision: _,
+                created,
+                ttl: kept,
+                version,
+                is_rewrite,
+                pending: _,
+                headers: _,
+                clock: _,
+            } = entry;
             match change(Some(value))? {
                 Change::Keep => {
-                    let unchanged = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)?;
+                    let unchanged = newest.map_or(Ok(None), decoded).map_err(located)?;
                     // A requested TTL is a change.
                     match (ttl, unchanged) {
                         (Some(_), Some(entry)) => {
                             let version = before.version();
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
-                            let result = Some(Entry { created: SystemTime::now(), ttl, version, ..entry });
+                            let (created, is_rewrite) = (self.clock().now(), false);
+                            let result = Some(Entry { created, ttl, version, is_rewrite, ..entry });
                             Ok(CasDecision::Write { content, result })
                         }
                         (_, result) => Ok(CasDecision::Stop { result }),
                     }
                 }
                 Change::Put(value) => {
-                    let decision = put(key, value, &schema, Some((version, &before)), ttl.or(kept)).map_err(located)?;
+                    let decision = put(key, value, (&schema, self.clock()), Some((version, &before)), ttl.or(kept))
+                        .map_err(located)?;
                     match decision {
                         // The value is unchanged, but a requested TTL is a change.
                         CasDecision::Stop { result: Some(entry) } if ttl.is_none() => {
                             // Different values can have the same bytes, for example `None` and `Some(None)` in JSON.
-                            if let Some(stored) = newest.map_or(Ok(None), decode::entry::<T>).map_err(located)? {
+                            if let Some(stored) = newest.map_or(Ok(None), decoded).map_err(located)? {
                                 decode::verify_same(&entry.value, &stored.value).map_err(located)?;
                             }
-                            Ok(CasDecision::Stop { result: Some(Entry { created, version, ..entry }) })
+                            Ok(CasDecision::Stop { result: Some(Entry { created, version, is_rewrite, ..entry }) })
                         }
                         CasDecision::Stop { result: Some(entry) } => {
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
@@ -240,6 +256,7 @@ impl<T: KvModel> Bucket<T> {
                 Change::Purge => remove::<T>(WriteKind::Purge, &schema).map_err(located),
             }
         };
+        let decide = |newest: Option<&RawEntry>| decide(newest).map(|decision| keep_headers(decision, newest));
         let done = match limits.fence {
             // A write with a precondition on another record is not part of a group commit.
             Some(_) => self.compare_and_set(operation, &encoded, CasStart::Read, limits, decide).await?,
@@ -254,7 +271,7 @@ impl<T: KvModel> Bucket<T> {
 fn put<T: KvModel>(
     key: &T::Key,
     value: T,
-    schema: &BucketSchema,
+    (schema, clock): (&BucketSchema, &Arc<BucketClock>),
     before: Option<(u32, &Unverified)>,
     ttl: Option<Ttl>,
 ) -> Result<CasDecision<Option<Entry<T>>>> {
@@ -267,12 +284,41 @@ fn put<T: KvModel>(
         Some((_, before)) if after.is_same(before) => None,
         _ => Some(after.verify(&value, key.clone())?.with_ttl(ttl)),
     };
-    let (revision, created, pending) = (Revision::ZERO, SystemTime::now(), Pending::UNKNOWN);
-    let result = Some(Entry { value, key: key.clone(), revision, created, ttl, version, pending });
+    let (revision, created, pending) = (Revision::ZERO, clock.now(), Pending::UNKNOWN);
+    let clock = Arc::clone(clock);
+    let result = Some(Entry {
+        value,
+        key: key.clone(),
+        revision,
+        created,
+        ttl,
+        version,
+        is_rewrite: false,
+        pending,
+        headers: None,
+        clock,
+    });
     Ok(match content {
         Some(content) => CasDecision::Write { content, result },
         None => CasDecision::Stop { result },
     })
+}
+
+/// Returns the decision with the headers of the raw record that it is based on.
+fn keep_headers<T: KvModel>(
+    mut decision: CasDecision<Option<Entry<T>>>,
+    newest: Option<&RawEntry>,
+) -> CasDecision<Option<Entry<T>>> {
+    let Some(headers) = decode::kept_headers::<T>(newest) else { return decision };
+    if let CasDecision::Write { content, result } = &mut decision
+        && content.is_put()
+    {
+        if let Some(entry) = result {
+            entry.set_headers(&headers);
+        }
+        content.headers = headers;
+    }
+    decision
 }
 
 /// Returns the decision to remove the record.

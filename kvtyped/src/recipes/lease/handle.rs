@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::fence::{Fence, FenceRecord};
-use super::state::{LeaseCommand, LeaseState};
+use super::state::{LeaseCommand, LeaseState, lost};
 use super::timing::LeaseTiming;
 use crate::error::{Error, ErrorKind, Result, key_hash};
 
@@ -154,20 +154,7 @@ impl Lease {
     ///
     /// If the future is dropped, nothing changes.
     pub async fn lost(&self) {
-        let mut state = self.state.clone();
-        loop {
-            let LeaseState::Valid { until, .. } = *state.borrow_and_update() else { return };
-            if until <= Instant::now() {
-                return;
-            }
-            // A renewal moves the end. A closed channel means that the runtime has shut down and that no task renews
-            // the lease.
-            tokio::select! {
-                biased;
-                () = sleep_until(until) => {}
-                Ok(()) = state.changed() => {}
-            }
-        }
+        lost(self.state.clone()).await;
     }
 
     /// Runs some work under the lease, and drops the work when the lease is lost.
@@ -239,6 +226,11 @@ impl Lease {
     }
 
     /// Returns the fence of the lease, if its bucket has one.
+    /// Returns how long a release may take.
+    pub(crate) fn release_limit(&self) -> Duration {
+        self.info.timeout
+    }
+
     pub(crate) fn fence_record(&self) -> Option<&FenceRecord> {
         self.info.fence_record.as_ref()
     }

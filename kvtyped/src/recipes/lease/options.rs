@@ -36,7 +36,10 @@ macro_rules! lease_options {
                 self
             }
 
-            /// Sets the name of the holder, for others to read. The default contains the process id.
+            /// Sets the name of the holder, for others to read.
+            ///
+            /// The default is the environment variable `KVTYPED_OWNER`, or else the name of the connection, the name
+            /// of the host and the process id: `billing@web-7 (pid 14903)`.
             pub fn owner(mut self, owner: impl Into<String>) -> Self {
                 self.$($path).+.owner = Some(owner.into());
                 self

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::fence::Fence;
 use crate::bucket::Entry;
-use crate::recipes::record::{RecipeRecord, Unknown};
+use crate::host::host_name;
+use crate::recipes::record::{RecipeRecord, Unknown, Value as Stored};
 
 /// The stored record of a lease. Its `Debug` output shows no values of users.
 #[derive(Clone, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub(crate) struct LeaseRecord {
     /// In a lease that was handed over and not yet renewed: the revision of the ticket that it was handed over to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ticket: Option<u64>,
+    /// In a run of `once`: the fingerprint of its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
     #[serde(flatten)]
     pub(crate) unknown: Unknown,
 }
@@ -52,6 +56,7 @@ impl LeaseRecord {
             value_version: 0,
             requested_ttl_ms: None,
             ticket: None,
+            fingerprint: None,
             unknown,
         }
     }
@@ -86,14 +91,39 @@ pub(crate) fn fresh_id() -> String {
     format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>())
 }
 
-/// Returns the default owner name of this process.
-pub(crate) fn default_owner() -> String {
-    format!("process {}", std::process::id())
+/// The environment variable that names the owner of the leases of a process.
+const OWNER: &str = "KVTYPED_OWNER";
+
+/// Returns the owner name of this process: that of the environment, or else the names of the connection and the host,
+/// with the process id.
+pub(crate) fn default_owner(connection: Option<&str>) -> String {
+    let owner = std::env::var(OWNER).ok().filter(|owner| !owner.is_empty());
+    owner.unwrap_or_else(|| process_name(connection, host_name(), std::process::id()))
+}
+
+fn process_name(connection: Option<&str>, host: Option<&str>, pid: u32) -> String {
+    match (connection, host) {
+        (Some(connection), Some(host)) => format!("{connection}@{host} (pid {pid})"),
+        (Some(name), None) | (None, Some(name)) => format!("{name} (pid {pid})"),
+        (None, None) => format!("process {pid}"),
+    }
 }
 
 impl fmt::Debug for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, owner, since, note, term, value: _, value_version, requested_ttl_ms, ticket, unknown } = self;
+        let Self {
+            id,
+            owner,
+            since,
+            note,
+            term,
+            value: _,
+            value_version,
+            requested_ttl_ms,
+            ticket,
+            fingerprint: _,
+            unknown,
+        } = self;
         f.debug_struct("LeaseRecord")
             .field("id", id)
             .field("owner", owner)
@@ -111,4 +141,24 @@ impl fmt::Debug for LeaseRecord {
 /// Returns the fencing token of the term that an entry belongs to.
 pub(crate) fn fence_of(entry: &Entry<RecipeRecord<LeaseRecord>>) -> Fence {
     Fence::new(entry.value.term.unwrap_or_else(|| entry.revision().get()))
+}
+
+/// Returns the time until a lease expires without a renewal, by the server's clock. [`Duration::MAX`] for a record without
+/// a TTL, which no program of this crate writes.
+pub(crate) fn expires_in<V: Stored>(entry: &Entry<RecipeRecord<V>>) -> Duration {
+    entry.remaining().unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_owner_names_connection_and_host() {
+        let name = |connection, host| process_name(connection, host, 14903);
+        assert_eq!(name(None, Some("web-7")), "web-7 (pid 14903)");
+        assert_eq!(name(Some("billing"), Some("web-7")), "billing@web-7 (pid 14903)");
+        assert_eq!(name(Some("billing"), None), "billing (pid 14903)");
+        assert_eq!(name(None, None), "process 14903");
+    }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::Result;
 use crate::revision::Revision;
@@ -31,3 +31,20 @@ pub(crate) enum LeaseCommand {
 
 /// The commands of the holder. The channel is closed when the holder drops the lease.
 pub(crate) type CommandReceiver = mpsc::UnboundedReceiver<LeaseCommand>;
+
+/// Waits until the lease of this state is lost, or may be lost.
+pub(crate) async fn lost(mut state: watch::Receiver<LeaseState>) {
+    loop {
+        let LeaseState::Valid { until, .. } = *state.borrow_and_update() else { return };
+        if until <= Instant::now() {
+            return;
+        }
+        // A renewal moves the end. A closed channel means that the runtime has shut down and that no task renews the
+        // lease.
+        tokio::select! {
+            biased;
+            () = sleep_until(until) => {}
+            Ok(()) = state.changed() => {}
+        }
+    }
+}

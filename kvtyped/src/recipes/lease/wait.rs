@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -13,7 +13,7 @@ use super::outcome::{AcquireOutcome, AcquireStatus};
 use super::record::LeaseRecord;
 use super::request::{AcquireRequest, ExpectedTombstone};
 use crate::backend::{Backoff, Read};
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
 use crate::recipes::context::LeaseContext;
@@ -113,7 +113,8 @@ pub(crate) async fn acquire(
             let acquire = async {
                 let request = context.waiting_request(part, value, &status, limit.is_given()).await?;
                 let blocked = request.clone();
-                let resolve = |found: Result<LeaseRecord>| found.err().map(|error| Err(unreadable(error, &blocked)));
+                let resolve =
+                    |found: Result<Found<LeaseRecord>>| found.err().map(|error| Err(unreadable(error, &blocked)));
                 match LeaseWaiter::new(request).acquire_unless::<LeaseRecord, Infallible>(resolve).await? {
                     WaitOutcome::Acquired(lease) => Ok(lease),
                     WaitOutcome::Resolved(never) => match never {},
@@ -194,12 +195,25 @@ pub(crate) struct LeaseWaiter {
     request: AcquireRequest,
 }
 
+/// The record of a holder, with the time of its last write.
+pub(crate) struct Found<V> {
+    pub(crate) value: V,
+    /// By the server's clock.
+    pub(crate) written_at: SystemTime,
+}
+
+impl<V: Value> Found<V> {
+    pub(crate) fn from_entry(entry: Entry<RecipeRecord<V>>) -> Self {
+        Self { written_at: entry.created(), value: entry.into_value().value }
+    }
+}
+
 /// An observation of the lease during a wait.
 enum Observed<V> {
     /// The lease is free.
     Free(ExpectedTombstone),
     /// The record of the holder, or the error that decoding it returned.
-    Held(Result<V>),
+    Held(Result<Found<V>>),
     /// Nothing about the holder.
     Nothing,
 }
@@ -212,7 +226,7 @@ impl LeaseWaiter {
     /// Takes the lease. Waits while another holder has it, unless `resolve` accepts the record of that holder.
     pub(crate) async fn acquire_unless<V: Value, R>(
         self,
-        resolve: impl FnMut(Result<V>) -> Option<Result<R>>,
+        resolve: impl FnMut(Result<Found<V>>) -> Option<Result<R>>,
     ) -> Result<WaitOutcome<R>> {
         match self.request.clone().try_acquire(ExpectedTombstone::Unknown).await {
             AcquireOutcome::Acquired(lease) => Ok(WaitOutcome::Acquired(lease)),
@@ -225,7 +239,7 @@ impl LeaseWaiter {
     /// was missed.
     async fn wait_unless<V: Value, R>(
         self,
-        mut resolve: impl FnMut(Result<V>) -> Option<Result<R>>,
+        mut resolve: impl FnMut(Result<Found<V>>) -> Option<Result<R>>,
     ) -> Result<WaitOutcome<R>> {
         let bucket = self.request.bucket.as_model::<RecipeRecord<V>>();
         let poll_interval = || poll_interval(self.request.timing.ttl);
@@ -241,7 +255,7 @@ impl LeaseWaiter {
             let observed = match event {
                 Some(Ok(Event::Removed { revision, .. })) => Observed::Free(ExpectedTombstone::Observed(revision)),
                 Some(Ok(Event::Ready)) if !is_held => Observed::Free(ExpectedTombstone::Unknown),
-                Some(Ok(Event::Put(entry))) => Observed::Held(Ok(entry.into_value().value)),
+                Some(Ok(Event::Put(entry))) => Observed::Held(Ok(Found::from_entry(entry))),
                 Some(Ok(Event::Undecodable { error, .. })) => Observed::Held(Err(error)),
                 Some(Ok(Event::Resync)) => {
                     is_held = false;
@@ -273,7 +287,7 @@ impl LeaseWaiter {
     /// Reads the lease from the leader of the bucket.
     async fn poll<V: Value>(&self, bucket: &Bucket<RecipeRecord<V>>) -> Result<Observed<V>> {
         match bucket.get(&self.request.key).read(Read::Leader).await {
-            Ok(Some(entry)) => Ok(Observed::Held(Ok(entry.into_value().value))),
+            Ok(Some(entry)) => Ok(Observed::Held(Ok(Found::from_entry(entry)))),
             Ok(None) => Ok(Observed::Free(ExpectedTombstone::Unknown)),
             Err(error) if is_unreadable(&error) => Ok(Observed::Held(Err(error))),
             Err(error) if self.request.gives_up_on(&error) => Err(error),

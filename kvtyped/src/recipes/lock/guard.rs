@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::bucket::Entry;
 use crate::error::Result;
 use crate::recipes::lease::fence::{Fence, FenceRecord};
 use crate::recipes::lease::handle::Lease;
-use crate::recipes::lease::record::{LeaseRecord, fence_of, time_of};
+use crate::recipes::lease::record::{LeaseRecord, expires_in, fence_of, time_of};
 use crate::recipes::record::RecipeRecord;
 
 /// A held lock. Dereferences to its [`Lease`]: `lost`, `run`, `ensure_remaining`, `remaining`, `fence`.
@@ -73,12 +73,23 @@ pub struct LockHolder {
     pub note: Option<String>,
     /// The fencing token of the holder's term.
     pub fence: Fence,
+    /// When the holder last renewed the lock, by the server's clock.
+    pub renewed: SystemTime,
+    /// The time until the lock expires without a renewal, by the server's clock; see
+    /// [`Entry::remaining`](crate::Entry::remaining).
+    pub expires_in: Duration,
 }
 
 impl LockHolder {
-    pub(crate) fn from_entry(entry: Entry<RecipeRecord<LeaseRecord>>) -> Self {
-        let fence = fence_of(&entry);
-        let LeaseRecord { owner, since, note, .. } = entry.into_value().value;
-        Self { owner, since: time_of(since), note, fence }
+    pub(crate) fn from_entry(entry: &Entry<RecipeRecord<LeaseRecord>>) -> Self {
+        let LeaseRecord { owner, since, note, .. } = &entry.value;
+        Self {
+            owner: owner.clone(),
+            since: time_of(*since),
+            note: note.clone(),
+            fence: fence_of(entry),
+            renewed: entry.created(),
+            expires_in: expires_in(entry),
+        }
     }
 }

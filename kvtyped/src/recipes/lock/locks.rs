@@ -126,7 +126,8 @@ impl<T: KvModel> Bucket<T> {
 }
 
 async fn holder(bucket: &LeaseBucket, key: &RecipeKey) -> Result<Option<LockHolder>> {
-    Ok(bucket.get(key).read(Read::Leader).await?.map(LockHolder::from_entry))
+    bucket.refresh_clock().await;
+    Ok(bucket.get(key).read(Read::Leader).await?.as_ref().map(LockHolder::from_entry))
 }
 
 /// A handle to locks by name; see [`Store::locks`]. Cheap to clone.
@@ -159,8 +160,8 @@ async fn holder(bucket: &LeaseBucket, key: &RecipeKey) -> Result<Option<LockHold
 ///   lock is handed over to a dead waiter before that, the next waiter receives the lock after the TTL of that lease.
 #[derive(Debug, Clone)]
 pub struct Locks {
-    bucket: LazyBucket<LeaseBucket>,
-    options: LockOptions,
+    pub(crate) bucket: LazyBucket<LeaseBucket>,
+    pub(crate) options: LockOptions,
 }
 
 location_options!(Locks: bucket);

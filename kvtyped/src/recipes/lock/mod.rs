@@ -10,6 +10,8 @@ pub(crate) mod wait_queue;
 pub(crate) mod ticket;
 pub(crate) mod request;
 pub(crate) mod locks;
+pub(crate) mod inspect;
 
 pub use self::guard::{LockGuard, LockHolder};
+pub use self::inspect::{HeldLocks, LockEvent, LockEvents, LockWaiter};
 pub use self::locks::{Lock, Locks, TryLock};

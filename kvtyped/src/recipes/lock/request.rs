@@ -112,7 +112,7 @@ impl LockRequest {
         let key = RecipeKey::new(RECIPE, &*name, LEASE);
         key.encode()?;
         let bucket = source.open(timing.ttl, status, retry_transient).await?;
-        let record = LeaseRecord::new(owner.unwrap_or_else(default_owner), note, None);
+        let record = LeaseRecord::new(owner.unwrap_or_else(|| default_owner(bucket.connection_name())), note, None);
         let queue = WaitQueue::for_lock(&bucket, &key);
         let handover: Arc<dyn Handover> = Arc::clone(&queue) as _;
         let (status, request) = (Arc::clone(status), AcquireRequest::new(bucket, key, name, record, timing));

@@ -5,6 +5,10 @@
 
 pub(crate) mod output;
 pub(crate) mod handle;
+pub(crate) mod inspect;
+pub(crate) mod run;
 
-pub use self::handle::{Once, OnceRun};
+pub use self::handle::Once;
+pub use self::inspect::{OnceKeys, OnceState};
 pub use self::output::{OnceError, OnceOutput};
+pub use self::run::{OnceResult, OnceRun, OnceRunStatus};

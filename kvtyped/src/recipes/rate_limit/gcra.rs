@@ -63,6 +63,21 @@ impl Quota {
         self
     }
 
+    /// Returns the number of events in each period.
+    pub const fn events(&self) -> u32 {
+        self.events
+    }
+
+    /// Returns the period.
+    pub const fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Returns how many events are allowed at once after a pause.
+    pub const fn max_burst(&self) -> u32 {
+        self.burst
+    }
+
     /// Returns the parameters of the quota.
     pub(crate) fn gcra(self) -> Result<Gcra> {
         let Self { events, period, burst } = self;

@@ -22,7 +22,7 @@ use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
 use crate::store::Store;
 
 /// The recipe's part of a key.
-const RECIPE: &str = "rate";
+pub(crate) const RECIPE: &str = "rate";
 
 /// The default limit for the attempts of a check that conflicts with other checks of the same key.
 const MAX_ATTEMPTS: u32 = 32;
@@ -100,10 +100,10 @@ impl Store {
 ///   hundred a second. A denial is a read.
 #[derive(Clone)]
 pub struct RateLimiter {
-    bucket: LazyBucket<Arc<LimiterInner>>,
-    name: String,
-    quota: Quota,
-    timeout: Option<Duration>,
+    pub(crate) bucket: LazyBucket<Arc<LimiterInner>>,
+    pub(crate) name: String,
+    pub(crate) quota: Quota,
+    pub(crate) timeout: Option<Duration>,
     max_attempts: u32,
 }
 
@@ -111,8 +111,8 @@ location_options!(RateLimiter: bucket);
 awaitable_handle!(RateLimiter: bucket);
 
 /// The opened bucket, and the state that the clones of a handle share.
-struct LimiterInner {
-    bucket: Bucket<RecipeRecord<Record>>,
+pub(crate) struct LimiterInner {
+    pub(crate) bucket: Bucket<RecipeRecord<Record>>,
     name: String,
     quota: Quota,
     gcra: Gcra,
@@ -124,7 +124,7 @@ struct LimiterInner {
 
 /// The record of a key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
+pub(crate) struct Record {
     #[serde(flatten)]
     used: GcraState,
     #[serde(flatten)]
@@ -178,7 +178,7 @@ impl RateLimiter {
     }
 
     /// Returns the opened limiter, and the rest of the time limit. Opens the bucket if necessary.
-    async fn inner(&self, timeout: Option<Duration>) -> Result<(Arc<LimiterInner>, Duration)> {
+    pub(crate) async fn inner(&self, timeout: Option<Duration>) -> Result<(Arc<LimiterInner>, Duration)> {
         let (name, quota) = (self.name.clone(), self.quota);
         let open = async move |location: BucketLocation| {
             let gcra = quota.gcra()?;
@@ -282,7 +282,7 @@ impl LimiterInner {
             )));
         }
         if events == 0 {
-            return self.peek(key, timeout).await;
+            return self.peek(key, 0, timeout).await;
         }
         let end = Instant::now().checked_add(timeout);
         clock.refresh(bucket, timeout).await?;
@@ -308,10 +308,10 @@ impl LimiterInner {
                 }
                 Err(denied) => denied,
             };
-            // Convert the wait to the slowest clock within the tolerated drift.
-            let wait = wait + wait / (MAX_DRIFT_DIVISOR - 1) + Duration::from_nanos(1);
-            let denied =
-                RateLimitDecision { retry_after: Some(wait), remaining: gcra.remaining(record.value.used, now) };
+            let denied = RateLimitDecision {
+                retry_after: Some(on_slowest_clock(wait)),
+                remaining: gcra.remaining(record.value.used, now),
+            };
             set_decision(denied);
             // A reset is stored although no event is allowed.
             record.value.used = reset.ok_or(denied)?;
@@ -325,15 +325,18 @@ impl LimiterInner {
         }
     }
 
-    /// Returns how many events are allowed now. Writes nothing under the key.
-    async fn peek(&self, key: &RecipeKey, timeout: Duration) -> Result<RateLimitDecision> {
+    /// Returns the decision on these events. Writes nothing under the key.
+    pub(crate) async fn peek(&self, key: &RecipeKey, events: u32, timeout: Duration) -> Result<RateLimitDecision> {
         let end = Instant::now().checked_add(timeout);
         self.clock.refresh(&self.bucket, timeout).await?;
         let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
         let entry = self.bucket.get(key).read(Read::Leader).timeout(left).await?;
         let used = entry.map_or_else(GcraState::default, |entry| entry.value.used);
         self.warn_if_other(used);
-        Ok(RateLimitDecision { retry_after: None, remaining: self.gcra.remaining(used, self.clock.now()) })
+        let now = self.clock.now();
+        let denied = if events == 0 { None } else { self.gcra.decide(used, events, now).err() };
+        let retry_after = denied.map(|Denied { wait, .. }| on_slowest_clock(wait));
+        Ok(RateLimitDecision { retry_after, remaining: self.gcra.remaining(used, now) })
     }
 
     /// Two processes that use one name with different quotas keep neither quota. Log it once for each handle.
@@ -343,6 +346,11 @@ impl LimiterInner {
             tracing::warn!(%name, ?quota, "the rate limiter was used with another quota; this one applies from now on");
         }
     }
+}
+
+/// Converts a wait to the slowest clock within the tolerated drift.
+fn on_slowest_clock(wait: Duration) -> Duration {
+    wait + wait / (MAX_DRIFT_DIVISOR - 1) + Duration::from_nanos(1)
 }
 
 impl fmt::Debug for RateLimiter {

@@ -6,6 +6,7 @@
 pub(crate) mod gcra;
 pub(crate) mod server_clock;
 pub(crate) mod limiter;
+pub(crate) mod inspect;
 
 pub use self::gcra::Quota;
 pub use self::limiter::{RateLimitDecision, RateLimiter, UntilReady};

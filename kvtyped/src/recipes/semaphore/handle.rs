@@ -75,7 +75,7 @@ impl Store {
 /// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 #[derive(Clone)]
 pub struct Semaphore {
-    context: LeaseContext,
+    pub(crate) context: LeaseContext,
     permits: u32,
 }
 

@@ -4,5 +4,7 @@
 
 pub(crate) mod slots;
 pub(crate) mod handle;
+pub(crate) mod holders;
 
 pub use self::handle::{Acquire, Permit, Semaphore, TryAcquire};
+pub use self::holders::PermitHolder;

@@ -12,8 +12,9 @@ use super::state::CacheState;
 use super::updater::run_updater;
 use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
+use crate::bucket::clock::BucketClock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Filter, KvModel};
+use crate::model::{Filter, KvModel, RawRecord};
 use crate::watch::health::OpenCaches;
 use crate::watch::start::start_watch;
 use crate::watch::update::UpdateStream;
@@ -65,6 +66,15 @@ pub struct OpenCache<'a, T: KvModel> {
     timeout: Option<Duration>,
 }
 
+impl OpenCache<'_, RawRecord> {
+    /// Also caches the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
+    /// keys.
+    pub fn include_reserved(mut self) -> Self {
+        self.filter = self.filter.with_reserved();
+        self
+    }
+}
+
 impl<T: KvModel> OpenCache<'_, T> {
     /// Bounds the time without progress of the listing. The default is the bucket's timeout. Each new entry is progress,
     /// as in a list. A repeated entry is not.
@@ -77,17 +87,22 @@ impl<T: KvModel> OpenCache<'_, T> {
         let Self { bucket, filter, timeout } = self;
         let idle = timeout.unwrap_or_else(|| bucket.timeout());
         let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
-        let cache = fill(updates, bucket.name(), idle).await?;
+        let cache = fill(updates, bucket.name(), Arc::clone(bucket.clock()), idle).await?;
         cache.register(&bucket.shared::<OpenCaches>());
         Ok(cache)
     }
 }
 
 /// Fills a cache until it is ready, unless nothing new arrives for as long as `idle`.
-async fn fill<T: KvModel>(updates: UpdateStream, bucket: &str, idle: Duration) -> Result<Cache<T>> {
+async fn fill<T: KvModel>(
+    updates: UpdateStream,
+    bucket: &str,
+    clock: Arc<BucketClock>,
+    idle: Duration,
+) -> Result<Cache<T>> {
     let shared = Arc::new(CacheState::new(bucket));
     let mut progress = shared.progress.subscribe();
-    let updater = tokio::spawn(run_updater(updates, Arc::clone(&shared)));
+    let updater = tokio::spawn(run_updater(updates, Arc::clone(&shared), clock));
     let cache = Cache::new(Arc::clone(&shared), updater);
     // If the updater ends or its watch fails, the cache has the error.
     let over = loop {
@@ -143,6 +158,10 @@ mod tests {
         id: u64,
     }
 
+    fn clock() -> Arc<BucketClock> {
+        Arc::new(BucketClock::local())
+    }
+
     fn entry(revision: u64) -> WatchUpdate {
         let entry = RawEntry {
             key: Key::new(revision.to_string()).unwrap(),
@@ -169,7 +188,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slow_listing_with_progress_completes() {
         let updates = (1..=20).map(entry).chain([WatchUpdate::Ready]).collect();
-        let cache: Cache<Session> = fill(slow(updates), "b", 3 * SECOND).await.unwrap();
+        let cache: Cache<Session> = fill(slow(updates), "b", clock(), 3 * SECOND).await.unwrap();
         assert_eq!(cache.len(), 20);
     }
 
@@ -181,7 +200,7 @@ mod tests {
                 other => other,
             });
             let updates = stream::iter(updates.chain([WatchUpdate::Ready]).map(Ok)).chain(stream::pending());
-            let cache: Cache<Session> = fill(updates.boxed(), "b", SECOND).await.unwrap();
+            let cache: Cache<Session> = fill(updates.boxed(), "b", clock(), SECOND).await.unwrap();
             assert_eq!(cache.len(), 20);
             assert!((1..=20).all(|id| cache.get(&SessionKey::new(id)).is_some_and(|session| session.id == id)));
         }
@@ -191,7 +210,7 @@ mod tests {
     async fn listing_without_progress_times_out() {
         let start = tokio::time::Instant::now();
         let updates = (1..=5).map(entry).collect();
-        let error = fill::<Session>(slow(updates), "b", 3 * SECOND).await.unwrap_err();
+        let error = fill::<Session>(slow(updates), "b", clock(), 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { after } if *after == 3 * SECOND), "{error}");
         assert_eq!(start.elapsed().as_secs(), 8, "5 s of progress, and 3 s without");
     }
@@ -199,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn listing_with_endless_resyncs_times_out() {
         let updates = (0..20).flat_map(|_| [entry(1), entry(2), WatchUpdate::Resync]).collect();
-        let error = fill::<Session>(slow(updates), "b", 3 * SECOND).await.unwrap_err();
+        let error = fill::<Session>(slow(updates), "b", clock(), 3 * SECOND).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout { .. }), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use futures::stream::StreamExt;
 use tokio::time::Instant;
 
 use super::state::{CacheState, Listing};
+use crate::bucket::clock::BucketClock;
 use crate::bucket::decode;
 use crate::error::Error;
 use crate::model::KvModel;
@@ -41,12 +42,13 @@ impl<T: KvModel> Drop for CloseOnDrop<T> {
 pub(crate) fn run_updater<T: KvModel>(
     updates: UpdateStream,
     shared: Arc<CacheState<T>>,
+    clock: Arc<BucketClock>,
 ) -> impl Future<Output = ()> + Send {
     // Created before the task starts: a runtime that ends may never poll the task.
     let end = CloseOnDrop { shared, is_known: false };
     async move {
         let shared = &end.shared;
-        if AssertUnwindSafe(apply_stream(updates, shared)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(apply_stream(updates, shared, &clock)).catch_unwind().await.is_err() {
             let why = "the function of an index or a codec panicked; fix the panic, and open the cache again";
             drop(shared.fail(Error::unavailable(why)));
         }
@@ -54,7 +56,7 @@ pub(crate) fn run_updater<T: KvModel>(
     }
 }
 
-async fn apply_stream<T: KvModel>(mut updates: UpdateStream, shared: &CacheState<T>) {
+async fn apply_stream<T: KvModel>(mut updates: UpdateStream, shared: &CacheState<T>, clock: &Arc<BucketClock>) {
     // A listing is filled separately until it is complete, at the start and after each resync.
     let mut staging: Option<Listing<T>> = Some(Listing::new());
     let mut reached = Revision::ZERO;
@@ -75,7 +77,7 @@ async fn apply_stream<T: KvModel>(mut updates: UpdateStream, shared: &CacheState
                 if let Some(listing) = &mut staging {
                     listing.reserve(pending);
                 }
-                let (key, new) = match decode_event::<T>(&raw) {
+                let (key, new) = match decode_event::<T>(&raw, clock) {
                     Event::Put(entry) => (entry.key().clone(), Ok(Some(Arc::new(entry)))),
                     Event::Removed { key, .. } => (key, Ok(None)),
                     Event::Undecodable { error, .. } => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::handle::Live;
-use super::updater::{LiveState, LiveUpdate, LiveUpdater, Rules, run_updater};
+use super::updater::{DeriveFn, LiveState, LiveUpdate, LiveUpdater, Rules, run_updater};
 use crate::backend::Deadline;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,7 +49,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Without a default: returns `NotFound`, or the error of the record, if no valid record arrives within the
     /// timeout. With a default: returns the error of an invalid first record at once, unless
-    /// [`or_default_if_invalid`](OpenLive::or_default_if_invalid) is given.
+    /// [`or_default_if_invalid`](OpenLive::or_default_if_invalid) is given. Returns the error of an invalid default at once.
     pub fn live<'a>(&'a self, key: &'a T::Key) -> OpenLive<'a, T> {
         let rules = Rules { default: None, default_if_invalid: false, check: None };
         OpenLive { bucket: self, key, rules, timeout: None }
@@ -108,12 +108,62 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         self
     }
 
-    async fn run(self) -> Result<Live<T>> {
+    /// Derives the live value from each record, for example to merge the record with a file and with environment
+    /// variables. The function also runs on the default, and after the check of [`validate`](Self::validate).
+    ///
+    /// If the function fails, the record is invalid: the last value stays, and [`Live::last_error`] returns the reason,
+    /// which is the message of the error. The function runs for each change of the record, and not when other sources
+    /// of the value change. It must not block.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KvModel)]
+    /// #[kv(key = "app")]
+    /// struct Overlay { limit: Option<u32> }
+    ///
+    /// #[derive(Debug)]
+    /// struct App { limit: u32 }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let overlays: Bucket<Overlay> = Store::memory().bucket().await?;
+    /// // Defaults < bucket < environment.
+    /// let layers = |overlay: &Overlay| -> Result<App, std::num::ParseIntError> {
+    ///     let limit = overlay.limit.unwrap_or(10);
+    ///     let limit = std::env::var("APP_LIMIT").map_or(Ok(limit), |limit| limit.parse())?;
+    ///     Ok(App { limit })
+    /// };
+    /// let app: Live<App> = overlays.live(&OverlayKey).or_default().derive(layers).await?;
+    /// assert_eq!(app.load().limit, 10);
+    ///
+    /// overlays.put(&Overlay { limit: Some(20) }).await?;
+    /// assert_eq!(app.changed().await?.limit, 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadBucket::live`].
+    pub fn derive<U, E>(self, derive: impl Fn(&T) -> Result<U, E> + Send + Sync + 'static) -> OpenDerived<'a, T, U>
+    where
+        U: Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        OpenDerived { open: self, derive: Box::new(move |value| derive(&value).map_err(Into::into)) }
+    }
+
+    async fn run<U: Send + Sync + 'static>(self, derive: DeriveFn<T, U>) -> Result<Live<U>> {
+        let (name, key) = (self.bucket.name().to_owned(), self.key.to_string());
+        self.open(derive).await.map_err(|error| error.with_context("live", &name, Some(&key)))
+    }
+
+    async fn open<U: Send + Sync + 'static>(self, derive: DeriveFn<T, U>) -> Result<Live<U>> {
         let Self { bucket, key, rules, timeout } = self;
         key.encode()?;
         let timeout = timeout.unwrap_or_else(|| bucket.timeout());
         let events = bucket.watch(Filter::key(key)).timeout(timeout).await?;
-        let mut updater = LiveUpdater::new(events, key.to_string(), rules);
+        let mut updater = LiveUpdater::new(events, key.to_string(), rules, derive);
         let mut deadline = Deadline::after(timeout);
         let (value, revision) = loop {
             if !updater.is_ready {
@@ -141,10 +191,31 @@ impl<'a, T: KvModel> IntoFuture for OpenLive<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let (bucket, key) = (self.bucket, self.key.to_string());
-        let open =
-            async move { self.run().await.map_err(|error| error.with_context("live", bucket.name(), Some(&key))) };
-        bucket.observe("live", Box::pin(open))
+        let bucket = self.bucket;
+        bucket.observe("live", Box::pin(self.run(Box::new(Ok))))
+    }
+}
+
+/// A builder that opens a live value which is derived from a record; see [`OpenLive::derive`].
+#[must_use = "nothing is read until it is awaited"]
+pub struct OpenDerived<'a, T: KvModel, U> {
+    open: OpenLive<'a, T>,
+    derive: DeriveFn<T, U>,
+}
+
+impl<'a, T: KvModel, U: Send + Sync + 'static> IntoFuture for OpenDerived<'a, T, U> {
+    type Output = Result<Live<U>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let bucket = self.open.bucket;
+        bucket.observe("live", Box::pin(self.open.run(self.derive)))
+    }
+}
+
+impl<T: KvModel, U> fmt::Debug for OpenDerived<'_, T, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenDerived").field("open", &self.open).finish_non_exhaustive()
     }
 }
 

@@ -9,29 +9,28 @@ use tokio::task::JoinHandle;
 
 use super::updater::LiveState;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::KvModel;
 use crate::revision::Revision;
 
-/// The current value of one key; see [`ReadBucket::live`](crate::ReadBucket::live). Cheap to clone. Each clone tracks
+/// The current value of one key, or a value derived from it; see [`ReadBucket::live`](crate::ReadBucket::live). Cheap to clone. Each clone tracks
 /// its own [`changed`](Self::changed).
-pub struct Live<T: KvModel> {
+pub struct Live<T> {
     inner: Arc<LiveInner<T>>,
     /// The version that this handle loaded last.
     seen: AtomicU64,
 }
 
-struct LiveInner<T: KvModel> {
+struct LiveInner<T> {
     shared: Arc<LiveState<T>>,
     task: JoinHandle<()>,
 }
 
-impl<T: KvModel> Drop for LiveInner<T> {
+impl<T> Drop for LiveInner<T> {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl<T: KvModel> Live<T> {
+impl<T> Live<T> {
     /// Creates the first handle. The last one ends the task.
     pub(super) fn new(shared: Arc<LiveState<T>>, task: JoinHandle<()>) -> Self {
         Self { inner: Arc::new(LiveInner { shared, task }), seen: AtomicU64::new(0) }
@@ -96,14 +95,14 @@ impl<T: KvModel> Live<T> {
     }
 }
 
-impl<T: KvModel> Clone for Live<T> {
+impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         let seen = AtomicU64::new(self.seen.load(Ordering::Acquire));
         Self { inner: Arc::clone(&self.inner), seen }
     }
 }
 
-impl<T: KvModel + fmt::Debug> fmt::Debug for Live<T> {
+impl<T: fmt::Debug> fmt::Debug for Live<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")
             .field("value", &self.inner.shared.value.load())

@@ -14,23 +14,27 @@ use crate::watch::event::{Event, Events};
 use crate::watch::update::runtime_ended;
 
 pub(crate) type DefaultFn<T> = Box<dyn Fn() -> T + Send + Sync>;
-pub(crate) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+pub(crate) type ValidateFn<T> = Box<dyn Fn(&T) -> Result<(), Reason> + Send + Sync>;
+/// Makes the live value of a record. Without `derive`, it is the record.
+pub(crate) type DeriveFn<T, U> = Box<dyn Fn(T) -> Result<U, Reason> + Send + Sync>;
+/// The error of a function of the user.
+type Reason = Box<dyn std::error::Error + Send + Sync>;
 
 /// The state that the updater writes and the handles read.
-pub(crate) struct LiveState<T: KvModel> {
-    pub(crate) value: ArcSwap<T>,
+pub(crate) struct LiveState<U> {
+    pub(crate) value: ArcSwap<U>,
     /// Increases with each value.
     pub(crate) version: AtomicU64,
     pub(crate) revision: AtomicU64,
     /// Receives every value. The updater owns the sender, so the channel closes when the updater ends.
-    pub(crate) values: watch::Receiver<Arc<T>>,
+    pub(crate) values: watch::Receiver<Arc<U>>,
     /// The error of an invalid newest record, or the reason for the end of the live value.
     pub(crate) error: watch::Sender<Option<Arc<Error>>>,
 }
 
-impl<T: KvModel> LiveState<T> {
+impl<U> LiveState<U> {
     /// Creates the shared state with a first value. Also returns the sender of later values.
-    pub(crate) fn new(value: Arc<T>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<T>>) {
+    pub(crate) fn new(value: Arc<U>, revision: Revision, error: Option<Arc<Error>>) -> (Self, watch::Sender<Arc<U>>) {
         let (sender, values) = watch::channel(Arc::clone(&value));
         let shared = Self {
             version: AtomicU64::new(0),
@@ -44,10 +48,11 @@ impl<T: KvModel> LiveState<T> {
 }
 
 /// Turns events into values.
-pub(crate) struct LiveUpdater<T: KvModel> {
+pub(crate) struct LiveUpdater<T: KvModel, U> {
     events: Events<T>,
     key: String,
     rules: Rules<T>,
+    derive: DeriveFn<T, U>,
     /// The error of the last record, if it is invalid.
     refusal: Option<Arc<Error>>,
     /// The error of the watch, until the watch works again.
@@ -71,22 +76,23 @@ pub(crate) struct Rules<T> {
 }
 
 /// The effect of an event on the value.
-pub(crate) enum LiveUpdate<T> {
-    Value(Arc<T>, Revision),
+pub(crate) enum LiveUpdate<U> {
+    Value(Arc<U>, Revision),
     /// The error of the updater changed: a record is invalid, or the watch failed or recovered.
     Error,
-    /// The first record is invalid, and the default must not hide it.
+    /// There is no first value: the first record is invalid and the default must not hide it, or the default is invalid.
     Invalid,
     /// Nothing changed.
     Nothing,
 }
 
-impl<T: KvModel> LiveUpdater<T> {
-    pub(crate) fn new(events: Events<T>, key: String, rules: Rules<T>) -> Self {
+impl<T: KvModel, U> LiveUpdater<T, U> {
+    pub(crate) fn new(events: Events<T>, key: String, rules: Rules<T>, derive: DeriveFn<T, U>) -> Self {
         Self {
             events,
             key,
             rules,
+            derive,
             refusal: None,
             failure: None,
             listed: false,
@@ -107,19 +113,18 @@ impl<T: KvModel> LiveUpdater<T> {
     }
 
     /// Returns the effect of the next event. `None` means that the watch has ended.
-    pub(crate) async fn next(&mut self) -> Option<LiveUpdate<T>> {
+    pub(crate) async fn next(&mut self) -> Option<LiveUpdate<U>> {
         let Some(event) = self.events.next_or_idle().await? else {
             return Some(self.failure.take().map_or(LiveUpdate::Nothing, |_| LiveUpdate::Error));
         };
+        let mut result = LiveUpdate::Error;
         let error = match event {
             Ok(Event::Put(entry)) => {
                 self.listed = true;
-                match self.check_value(&entry) {
-                    Ok(()) => {
-                        let revision = entry.revision();
-                        return Some(self.apply(entry.into_value(), revision));
-                    }
-                    Err(reason) => Error::new(ErrorKind::Rejected { reason }).at_revision(entry.revision()),
+                let revision = entry.revision();
+                match self.check_value(&entry).and_then(|()| self.derive_value(entry.into_value())) {
+                    Ok(value) => return Some(self.apply(value, revision)),
+                    Err(reason) => Error::new(ErrorKind::Rejected { reason }).at_revision(revision),
                 }
             }
             Ok(Event::Removed { revision, .. }) => {
@@ -127,7 +132,7 @@ impl<T: KvModel> LiveUpdater<T> {
                 match self.default_value() {
                     Ok(Some(value)) => return Some(self.apply(value, revision)),
                     Ok(None) => return Some(LiveUpdate::Nothing),
-                    Err(error) => error,
+                    Err(error) => error.at_revision(revision),
                 }
             }
             Ok(Event::Ready) => {
@@ -146,7 +151,12 @@ impl<T: KvModel> LiveUpdater<T> {
                         return Some(LiveUpdate::Value(Arc::new(value), Revision::ZERO));
                     }
                     Ok(None) => return Some(LiveUpdate::Nothing),
-                    Err(error) => error,
+                    Err(error) => {
+                        if !self.has_value {
+                            result = LiveUpdate::Invalid;
+                        }
+                        error
+                    }
                 }
             }
             Ok(Event::Resync) => {
@@ -166,7 +176,7 @@ impl<T: KvModel> LiveUpdater<T> {
         let error = self.located(error);
         self.log(&error);
         (self.refusal, self.failure) = (Some(error), None);
-        Some(LiveUpdate::Error)
+        Some(result)
     }
 
     fn located(&self, error: Error) -> Arc<Error> {
@@ -183,45 +193,56 @@ impl<T: KvModel> LiveUpdater<T> {
         tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value skips an invalid record; the last valid one stays");
     }
 
-    fn apply(&mut self, value: T, revision: Revision) -> LiveUpdate<T> {
+    fn apply(&mut self, value: U, revision: Revision) -> LiveUpdate<U> {
         (self.refusal, self.failure) = (None, None);
         self.has_value = true;
         LiveUpdate::Value(Arc::new(value), revision)
     }
 
-    /// Checks a value. A panic of the check rejects the value.
+    /// Checks a value by the functions of the model and of the builder. A panic of either rejects the value.
     fn check_value(&self, value: &T) -> Result<(), String> {
-        let Some(check) = &self.rules.check else { return Ok(()) };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| check(value))) {
+        let check = || {
+            value.__validate()?;
+            self.rules.check.as_ref().map_or(Ok(()), |check| check(value))
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(check)) {
             Ok(checked) => checked.map_err(|reason| reason.to_string()),
             Err(_) => Err("the check function panicked".to_owned()),
         }
     }
 
-    fn default_value(&self) -> Result<Option<T>> {
+    /// Derives the live value of a record. A panic rejects the record.
+    fn derive_value(&self, value: T) -> Result<U, String> {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| (self.derive)(value))) {
+            Ok(derived) => derived.map_err(|reason| reason.to_string()),
+            Err(_) => Err("the derive function panicked".to_owned()),
+        }
+    }
+
+    fn default_value(&self) -> Result<Option<U>> {
         let Some(default) = &self.rules.default else { return Ok(None) };
         let value = std::panic::catch_unwind(AssertUnwindSafe(default));
-        value
-            .map(Some)
-            .map_err(|_| Error::new(ErrorKind::Rejected { reason: "the default function panicked".to_owned() }))
+        let value = value.map_err(|_| "the default function panicked".to_owned());
+        let value = value.and_then(|value| self.derive_value(value));
+        value.map(Some).map_err(|reason| Error::new(ErrorKind::Rejected { reason }))
     }
 }
 
 /// Records the reason for the end, and then closes the channel of values.
-struct CloseOnDrop<T: KvModel> {
-    shared: Arc<LiveState<T>>,
-    sender: watch::Sender<Arc<T>>,
+struct CloseOnDrop<U> {
+    shared: Arc<LiveState<U>>,
+    sender: watch::Sender<Arc<U>>,
     is_known: bool,
 }
 
-impl<T: KvModel> CloseOnDrop<T> {
+impl<U> CloseOnDrop<U> {
     /// Marks the reason for the end as recorded.
     fn finish(mut self) {
         self.is_known = true;
     }
 }
 
-impl<T: KvModel> Drop for CloseOnDrop<T> {
+impl<U> Drop for CloseOnDrop<U> {
     fn drop(&mut self) {
         if !self.is_known {
             self.shared.error.send_replace(Some(Arc::new(runtime_ended())));
@@ -230,10 +251,10 @@ impl<T: KvModel> Drop for CloseOnDrop<T> {
 }
 
 /// Updates the value until the last handle is dropped or the watch ends.
-pub(crate) fn run_updater<T: KvModel>(
-    mut updater: LiveUpdater<T>,
-    shared: Arc<LiveState<T>>,
-    sender: watch::Sender<Arc<T>>,
+pub(crate) fn run_updater<T: KvModel, U: Send + Sync + 'static>(
+    mut updater: LiveUpdater<T, U>,
+    shared: Arc<LiveState<U>>,
+    sender: watch::Sender<Arc<U>>,
 ) -> impl Future<Output = ()> + Send {
     // Created before the task starts: a runtime that ends may never poll the task.
     let end = CloseOnDrop { shared, sender, is_known: false };

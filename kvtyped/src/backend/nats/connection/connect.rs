@@ -49,6 +49,11 @@ impl Connector {
         self.options.api_prefix()
     }
 
+    /// Returns the name that the program gave the connection.
+    pub(crate) fn connection_name(&self) -> Option<String> {
+        self.options.name.clone()
+    }
+
     pub(crate) fn is_restricted(&self) -> bool {
         self.options.restricted
     }

@@ -12,9 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::error::ApiError;
-use super::features::{
-    API_LEVEL_ATOMIC_BATCH, API_LEVEL_MESSAGE_TTL, ATOMIC_BATCH_VERSION, SUBJECT_TRANSFORM_VERSION, parse_version,
-};
+use super::features::{API_LEVEL_ATOMIC_BATCH, API_LEVEL_MESSAGE_TTL, ATOMIC_BATCH_VERSION, parse_version};
 use super::message::StoredMessage;
 use super::stream_config::stream_name;
 use crate::backend::nats::connection::connection::{Connection, InFlight};
@@ -203,7 +201,8 @@ impl Api {
         capabilities.atomic = level >= API_LEVEL_ATOMIC_BATCH && is_new;
         capabilities.mirrors = true;
         capabilities.counters = level >= 2;
-        capabilities.write_epochs = !self.is_default() || parse_version(&version) >= SUBJECT_TRANSFORM_VERSION;
+        // A precondition in an epoch names its subject.
+        capabilities.write_epochs = level >= API_LEVEL_MESSAGE_TTL;
         Ok(capabilities)
     }
 

@@ -9,9 +9,6 @@ use serde_json::{Map, Value};
 /// The first version that accepts a message id in a batch. 2.12.0 accepts batches only without ids.
 pub(crate) const ATOMIC_BATCH_VERSION: [u64; 3] = [2, 12, 1];
 
-/// The first version that transforms the subjects of a stream, as write epochs need.
-pub(crate) const SUBJECT_TRANSFORM_VERSION: [u64; 3] = [2, 10, 0];
-
 /// The first JetStream API level whose servers honour the TTL of a key and a precondition on another key (2.11).
 pub(crate) const API_LEVEL_MESSAGE_TTL: u64 = 1;
 

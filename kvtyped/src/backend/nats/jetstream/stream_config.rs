@@ -31,7 +31,7 @@ pub(crate) fn check(wanted: &BucketConfig, capabilities: &Capabilities) -> Resul
         return Err(Error::unsupported(needs, capabilities.backend.clone()));
     }
     if wanted.write_epochs.is_some() && !capabilities.write_epochs {
-        let needs = "nats-server 2.10 for write epochs";
+        let needs = "nats-server 2.11 (JetStream API level 1) for write epochs";
         return Err(Error::unsupported(needs, capabilities.backend.clone()));
     }
     if wanted.atomic == Some(true) && !capabilities.atomic {

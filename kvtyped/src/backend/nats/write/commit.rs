@@ -53,7 +53,7 @@ pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Dead
         messages.iter_mut().for_each(|message| message.epoch = epoch);
         let result = commit_messages(context, count, messages, deadline).await;
         match result.as_ref().map_err(Error::kind) {
-            Err(ErrorKind::EpochMoved { sent, current }) if *sent != *current && *current != epoch => epoch = *current,
+            Err(ErrorKind::EpochMoved { current, .. }) if *current != epoch => epoch = *current,
             _ => return result,
         }
     }
@@ -260,7 +260,7 @@ impl<'a> Commit<'a> {
         }
         for request in requests {
             let newest = context.leader_newest(&request.write.key, *deadline).await?;
-            if refusal.excludes(request.write, self.highest_expected(), newest.as_ref()) {
+            if refusal.excludes(context, request.write, self.highest_expected(), newest.as_ref()) {
                 return Ok(Lookup::Rejected(refusal.error));
             }
         }

@@ -35,8 +35,8 @@ pub(crate) struct EpochCheck {
 /// The reason why no server accepts an operation.
 pub(crate) struct EpochRefusal {
     pub(crate) error: Error,
-    /// Every attempt that was stored has a later revision.
-    before_attempts: Revision,
+    /// A revision before every attempt. `None` if the bucket may be another one, which numbers its entries otherwise.
+    before_attempts: Option<Revision>,
 }
 
 impl EpochCheck {
@@ -47,9 +47,8 @@ impl EpochCheck {
 
     /// Reads the configuration of the bucket. Returns `None` if the bucket may accept a later attempt.
     pub(crate) async fn refusal(&self, context: &StreamContext, deadline: Deadline) -> Option<EpochRefusal> {
-        let before_attempts = Revision::ZERO;
         let Some(info) = context.probe_stream(deadline).await? else {
-            return Some(EpochRefusal { error: Error::new(ErrorKind::BucketNotFound), before_attempts });
+            return Some(EpochRefusal { error: Error::new(ErrorKind::BucketNotFound), before_attempts: None });
         };
         let settings = EpochSettings::read(context.origin_bucket(), info["config"].as_object()?);
         let error = settings.refusal(self.epoch)?;
@@ -57,12 +56,11 @@ impl EpochCheck {
         if settings.epoch() < self.epoch && may_lag {
             return None;
         }
-        // A new bucket, or an older copy, numbers its entries from the begin.
         let last = info["state"]["last_seq"].as_u64().unwrap_or_default();
         let is_same = context.config.mirror.is_none()
             && stream_info::created(&info).is_ok_and(|created| created == context.created)
             && last >= self.seen.get();
-        Some(EpochRefusal { error, before_attempts: if is_same { self.seen } else { before_attempts } })
+        Some(EpochRefusal { error, before_attempts: is_same.then_some(self.seen) })
     }
 
     /// Returns the refusal if the epoch moved. For an operation without a reply: only a write with an epoch, or through
@@ -83,11 +81,17 @@ impl EpochRefusal {
 
     /// Whether the newest entry of a key, read after the refusal, proves that no attempt was stored. `expected` is the
     /// highest revision that a precondition of the operation expects.
-    pub(crate) fn excludes(&self, write: &Write, expected: Revision, newest: Option<&StoredMessage>) -> bool {
+    pub(crate) fn excludes(
+        &self,
+        context: &StreamContext,
+        write: &Write,
+        expected: Revision,
+        newest: Option<&StoredMessage>,
+    ) -> bool {
         match newest {
-            Some(entry) => entry.revision <= self.before_attempts.max(expected),
+            Some(entry) => entry.revision <= self.before_attempts.unwrap_or_default().max(expected),
             // An entry with a TTL may have expired.
-            None => write.ttl.is_none(),
+            None => self.before_attempts.is_some() && write.ttl.is_none() && context.config.ttl.is_none(),
         }
     }
 }

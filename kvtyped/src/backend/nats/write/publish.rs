@@ -189,7 +189,7 @@ impl LostWrite<'_> {
         let expected = write.precondition.as_ref().map_or(Revision::ZERO, |precondition| precondition.revision);
         Ok(match newest {
             Some(ours) if ours.was_written_by(&write.id) => Lookup::Applied(ours.revision),
-            newest if refusal.excludes(write, expected, newest.as_ref()) => Lookup::Rejected(refusal.error),
+            newest if refusal.excludes(context, write, expected, newest.as_ref()) => Lookup::Rejected(refusal.error),
             _ => Lookup::Undecidable { may_resend: false },
         })
     }

@@ -123,8 +123,9 @@ impl<'a> WriteRequest<'a> {
         }
         if let Some(precondition) = precondition {
             header(header::EXPECTED, &precondition.revision.to_string());
-            // In a batch, servers before 2.12.8 check the subject before its transform, so the header names the stored one.
-            if precondition.key != *key || epoch.is_some() && self.batch.is_some() {
+            // Servers before 2.12.8 check the subject before its transform in some cases: 2.11 in a replicated bucket, and
+            // 2.12 in a batch. So a write with an epoch names the stored subject.
+            if precondition.key != *key || epoch.is_some() {
                 header(header::EXPECTED_SUBJECT, &self.context.leader_subject(&precondition.key));
             }
         }

@@ -13,24 +13,24 @@ use futures::stream::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::announcement::{
-    Announced, Announcement, AnnouncementVersion, RawAnnouncement, announced_accessors, decode, encode_value,
-};
-use super::context::LeaseContext;
-use super::lease::handle::Lease;
-use super::lease::options::lease_options;
-use super::lease::wait;
-use super::open::{awaitable_handle, location_options};
-use super::record::RecipeRecord;
 use crate::backend::Read;
 use crate::error::Result;
 use crate::model::Filter;
+use crate::recipes::announcement::{
+    Announced, Announcement, AnnouncementVersion, RawAnnouncement, announced_accessors, decode, encode_value,
+};
+use crate::recipes::context::LeaseContext;
+use crate::recipes::lease::handle::Lease;
+use crate::recipes::lease::options::lease_options;
+use crate::recipes::lease::wait;
+use crate::recipes::open::{awaitable_handle, location_options};
+use crate::recipes::record::RecipeRecord;
 use crate::store::Store;
 use crate::watch::{Event, Events};
 
 /// The recipe's part of a key.
-const RECIPE: &str = "election";
-const LEASE: &str = "lease";
+pub(crate) const RECIPE: &str = "election";
+pub(crate) const LEASE: &str = "lease";
 
 impl Store {
     /// Returns an election with this name, in the bucket of this name. The bucket is created if it is missing.
@@ -86,7 +86,7 @@ impl Store {
 /// * Fresh observations. An observed leader may already have been replaced.
 /// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
 pub struct Election<T> {
-    context: LeaseContext,
+    pub(crate) context: LeaseContext,
     value: PhantomData<fn() -> T>,
 }
 
@@ -139,6 +139,7 @@ where
     pub async fn leader(&self) -> Result<Option<Leader<T>>> {
         let read = async {
             let bucket = self.context.bucket().await?.as_model::<RecipeRecord<Announcement<T>>>();
+            bucket.refresh_clock().await;
             let entry = bucket.get(&self.context.key(LEASE)).read(Read::Leader).await?;
             Ok(entry.map(|entry| Leader { announced: Announced::from_entry(entry) }))
         };
@@ -194,6 +195,11 @@ pub struct Campaign<T> {
 }
 
 impl<T> Campaign<T> {
+    /// Creates a campaign with an encoded value.
+    pub(crate) fn of(context: LeaseContext, me: serde_json::Value) -> Self {
+        Self { context, me: Ok(me), wait: None, value: PhantomData }
+    }
+
     /// Sets how long to wait for the leadership. Without it, the campaign waits without a limit while others lead.
     pub fn wait(mut self, limit: Duration) -> Self {
         self.wait = Some(limit);
@@ -288,7 +294,7 @@ impl<T> Deref for Leadership<T> {
 /// A leader, which may have been replaced since the read. Dereferences to its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader<T> {
-    announced: Announced<T>,
+    pub(crate) announced: Announced<T>,
 }
 
 announced_accessors!(Leader, "When it was elected, by its own clock.");

@@ -1,0 +1,174 @@
+//! Moves the oldest rows of the journal into the tables of the state.
+
+use rusqlite::{Connection, Result};
+
+use super::buckets::{self, BucketRow, BucketRows, add, subtract};
+use super::row::{BUCKET_CONFIGURED, BUCKET_CREATED, BUCKET_DELETED};
+use super::schema::{Meta, transaction};
+
+/// The outcome of one step.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) meta: Meta,
+    pub(super) rows: BucketRows,
+    /// Whether a bucket was deleted.
+    pub(super) has_orphans: bool,
+}
+
+/// Moves all rows up to `upto` in one transaction. An entry has one number for its whole life, so the order of
+/// insertions and removals does not matter.
+pub(super) fn step(db: &Connection, meta: &Meta, rows: &BucketRows, upto: i64, time: i64) -> Result<Step> {
+    transaction(db, || {
+        let mut step = Step { meta: *meta, rows: rows.clone(), has_orphans: false };
+        step.apply_buckets(db, upto)?;
+        step.count(db, upto)?;
+        // An entry that was also removed is never inserted.
+        db.prepare_cached(
+            "INSERT INTO entry SELECT seq, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value
+             FROM journal WHERE seq <= ?1 AND effect = 1
+             AND seq NOT IN (SELECT target FROM journal WHERE seq <= ?1 AND effect = 2)",
+        )?
+        .execute([upto])?;
+        db.prepare_cached("DELETE FROM entry WHERE seq IN (SELECT target FROM journal WHERE seq <= ? AND effect = 2)")?
+            .execute([upto])?;
+        db.prepare_cached("DELETE FROM journal WHERE seq <= ?")?.execute([upto])?;
+        for (id, row) in step.rows.iter().filter(|(id, row)| rows.get(id) != Some(*row)) {
+            row.write(*id, db)?;
+        }
+        for id in rows.keys().filter(|id| !step.rows.contains_key(id)) {
+            buckets::remove(*id, db)?;
+        }
+        step.meta.applied = upto;
+        step.meta.time = step.meta.time.max(time);
+        step.meta.digest = buckets::digest(&step.rows);
+        step.meta.write(db)?;
+        Ok(step)
+    })
+}
+
+impl Step {
+    /// Applies the effects on whole buckets.
+    fn apply_buckets(&mut self, db: &Connection, upto: i64) -> Result<()> {
+        let mut statement = db.prepare_cached(
+            "SELECT effect, bucket, revision, created, key, value FROM journal WHERE seq <= ? AND effect > 2 ORDER BY seq",
+        )?;
+        let mut effects = statement.query([upto])?;
+        while let Some(effect) = effects.next()? {
+            let id: i64 = effect.get(1)?;
+            let config = || -> Result<String> {
+                let bytes: Vec<u8> = effect.get(5)?;
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            };
+            match effect.get(0)? {
+                BUCKET_CREATED => {
+                    let row = BucketRow {
+                        name: effect.get(4)?,
+                        created: effect.get(3)?,
+                        last_revision: 0,
+                        last_removed: 0,
+                        entries: 0,
+                        digest: 0,
+                        config: config()?,
+                    };
+                    self.meta.buckets = self.meta.buckets.max(id);
+                    self.rows.insert(id, row);
+                }
+                BUCKET_CONFIGURED => {
+                    if let Some(row) = self.rows.get_mut(&id) {
+                        row.config = config()?;
+                    }
+                }
+                BUCKET_DELETED => {
+                    self.rows.remove(&id);
+                    self.has_orphans = true;
+                }
+                // Skipped revisions.
+                _ => {
+                    if let Some(row) = self.rows.get_mut(&id) {
+                        row.last_revision = effect.get(2)?;
+                        row.last_removed = row.last_revision;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates the counts, digests and revisions of the buckets.
+    fn count(&mut self, db: &Connection, upto: i64) -> Result<()> {
+        self.each_sum(
+            db,
+            "SELECT bucket, max(revision), 0 FROM journal WHERE seq <= ?1 AND effect = 1 GROUP BY bucket",
+            upto,
+            |row, revision, _| row.last_revision = row.last_revision.max(revision),
+        )?;
+        self.each_sum(
+            db,
+            "SELECT bucket, max(revision), 0 FROM journal WHERE seq <= ?1 AND effect = 2 GROUP BY bucket",
+            upto,
+            |row, revision, _| row.last_removed = row.last_removed.max(revision),
+        )?;
+        self.each_sum(
+            db,
+            "SELECT bucket, count(*), sum(crc) FROM journal WHERE seq <= ?1 AND effect = 1
+             AND seq NOT IN (SELECT target FROM journal WHERE seq <= ?1 AND effect = 2) GROUP BY bucket",
+            upto,
+            |row, count, crc| (row.entries, row.digest) = (row.entries + count, add(row.digest, crc)),
+        )?;
+        self.each_sum(
+            db,
+            "SELECT bucket, count(*), sum(crc) FROM entry
+             WHERE seq IN (SELECT target FROM journal WHERE seq <= ?1 AND effect = 2) GROUP BY bucket",
+            upto,
+            |row, count, crc| (row.entries, row.digest) = (row.entries - count, subtract(row.digest, crc)),
+        )
+    }
+
+    /// Calls `act` with the row of each bucket of the query and two numbers.
+    fn each_sum(
+        &mut self,
+        db: &Connection,
+        query: &str,
+        upto: i64,
+        mut act: impl FnMut(&mut BucketRow, i64, i64),
+    ) -> Result<()> {
+        let mut statement = db.prepare_cached(query)?;
+        let mut sums = statement.query([upto])?;
+        while let Some(sum) = sums.next()? {
+            if let Some(row) = self.rows.get_mut(&sum.get(0)?) {
+                act(row, sum.get(1)?, sum.get(2)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes entries of deleted buckets after the row `after`. Returns the last examined row, or `None` at the end.
+pub(super) fn sweep(db: &Connection, after: i64, rows: usize) -> Result<Option<i64>> {
+    transaction(db, || {
+        let last: Option<i64> = db
+            .prepare_cached("SELECT max(seq) FROM (SELECT seq FROM entry WHERE seq > ?1 ORDER BY seq LIMIT ?2)")?
+            .query_row(rusqlite::params![after, rows as i64], |row| row.get(0))?;
+        if let Some(last) = last {
+            db.prepare_cached(
+                "DELETE FROM entry WHERE seq > ?1 AND seq <= ?2 AND bucket NOT IN (SELECT id FROM bucket)",
+            )?
+            .execute([after, last])?;
+        }
+        Ok(last)
+    })
+}
+
+/// Returns free pages to the file system if a quarter of the pages is free. Returns whether more work is left.
+pub(super) fn vacuum(db: &Connection) -> Result<bool> {
+    let free: i64 = db.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    if free < 256 || free * 4 < pages {
+        return Ok(false);
+    }
+    // SQLite frees one page for each step of the statement.
+    let mut statement = db.prepare("PRAGMA incremental_vacuum(256)")?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(true)
+}

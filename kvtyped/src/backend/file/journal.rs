@@ -1,0 +1,404 @@
+//! The thread that writes the journal: one transaction for all effects that were applied during the last one.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::backup;
+use super::buckets::BucketRows;
+use super::checkpoint;
+use super::control::Control;
+use super::errors::{is_busy, is_full, no_space_reason};
+use super::lock::{LockFile, Mark};
+use super::options::{FileOptions, Limits, SyncMode};
+use super::paths::Paths;
+use super::row::{Insertion, nanos};
+use super::schema::{self, Clean, Meta, transaction};
+use super::stored_config::Unknown;
+use crate::backend::local::shared::LocalShared;
+use crate::backend::local::writer::{LogWriter, Task};
+use crate::backend::state::effect::Record;
+
+/// Inserts a row into the journal. A duplicate number is an error.
+pub(super) const INSERT: &str =
+    "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// The size of one transaction.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// The size of the WAL that starts its checkpoint, in pages.
+const WAL_PAGES: i64 = 4096;
+/// The size of the writes between two checks of the size of the WAL.
+const WAL_CHECK_BYTES: usize = 1024 * 1024;
+/// The thread tidies up after this time without a write.
+const IDLE: Duration = Duration::from_millis(500);
+/// The pause after an attempt to tidy up that failed.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The open file.
+pub(super) struct Journal {
+    /// Shared with a copy in progress.
+    db: Rc<Connection>,
+    paths: Paths,
+    lock: LockFile,
+    log: LogWriter,
+    sync: SyncMode,
+    limits: Limits,
+    meta: Meta,
+    rows: BucketRows,
+    unknown: Unknown,
+    /// The number of the last committed effect.
+    last: i64,
+    /// The size of the journal.
+    journal_bytes: usize,
+    /// The size of the writes since the last check of the WAL.
+    unchecked_bytes: usize,
+    /// Whether commits are not synced, and since when.
+    unsynced_since: Option<Instant>,
+    /// The position of the removal of entries of deleted buckets.
+    sweep: Option<i64>,
+    /// Whether the thread has work for idle times.
+    has_work: bool,
+    /// No work for idle times before this instant.
+    paused_until: Option<Instant>,
+    /// The reason why the store failed.
+    failed: Option<String>,
+}
+
+impl Journal {
+    #[allow(clippy::too_many_arguments, reason = "called once")]
+    pub(super) fn new(
+        options: &FileOptions,
+        paths: Paths,
+        db: Connection,
+        lock: LockFile,
+        log: LogWriter,
+        meta: Meta,
+        rows: BucketRows,
+        unknown: Unknown,
+        last: i64,
+        journal_bytes: usize,
+        has_orphans: bool,
+    ) -> Self {
+        Self {
+            db: Rc::new(db),
+            paths,
+            lock,
+            log,
+            sync: options.sync,
+            limits: options.limits.clone(),
+            meta,
+            rows,
+            unknown,
+            last,
+            journal_bytes,
+            unchecked_bytes: 0,
+            unsynced_since: None,
+            sweep: has_orphans.then_some(0),
+            has_work: true,
+            paused_until: None,
+            failed: None,
+        }
+    }
+
+    /// Returns the part of the store that handles share.
+    pub(super) fn shared(&self) -> LocalShared {
+        self.log.shared(u64::try_from(self.meta.opens).unwrap_or_default())
+    }
+
+    /// Writes the markers of the entries that expired while the store was closed.
+    pub(super) fn expire(&mut self) {
+        self.log.advance_all();
+        while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
+            self.write(group);
+        }
+    }
+
+    /// Writes effects until the log is closed, and then closes the file.
+    pub(super) fn run(mut self, control: &Arc<Control>) {
+        while self.failed.is_none() {
+            match self.log.next(GROUP_BYTES, self.pause(), || control.has_requests()) {
+                Task::Write(group) => {
+                    self.write(group);
+                    self.tidy_under_load();
+                }
+                Task::Interrupted => self.serve(control),
+                Task::Idle => self.tidy_when_idle(),
+                Task::Closed => {
+                    let result = self.finish();
+                    drop(self);
+                    control.closed(result);
+                    return;
+                }
+            }
+        }
+        let reason = self.failed.clone().unwrap_or_default();
+        drop(self);
+        control.closed(Err(reason));
+    }
+
+    /// Writes one group, and reports its fate.
+    pub(super) fn write(&mut self, group: Vec<Record>) {
+        let mut result = self.insert(&group);
+        for _ in 0..50 {
+            if !result.as_ref().is_err_and(is_busy) {
+                break;
+            }
+            // Another program looks at the file, and nothing was written.
+            std::thread::sleep(Duration::from_millis(10));
+            result = self.insert(&group);
+        }
+        match result {
+            Ok(()) => {
+                let size: usize = group.iter().map(Record::size).sum();
+                self.journal_bytes += size;
+                self.unchecked_bytes += size;
+                self.last = group.last().map_or(self.last, |record| super::row::signed(record.seq));
+                self.has_work = true;
+                self.paused_until = self.paused_until.filter(|until| *until > Instant::now());
+                match self.sync {
+                    SyncMode::Always => self.mark(),
+                    SyncMode::Every(_) | SyncMode::Off => drop(self.unsynced_since.get_or_insert_with(Instant::now)),
+                }
+                self.log.committed(group);
+                self.sync_if_due();
+            }
+            Err(error) if is_full(&error) => {
+                self.log.refused(group, &no_space_reason(&self.paths));
+                self.make_room();
+            }
+            Err(error) => {
+                // The undo data is dropped with the group: the fate of its effects is unknown.
+                drop(group);
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn insert(&self, group: &[Record]) -> rusqlite::Result<()> {
+        transaction(&self.db, || {
+            let mut statement = self.db.prepare_cached(INSERT)?;
+            let mut insertion = Insertion { statement: &mut statement, unknown: &self.unknown };
+            group.iter().try_for_each(|record| insertion.insert(record))
+        })
+    }
+
+    /// Writes the mark of the last synced effect.
+    fn mark(&mut self) {
+        // An old mark is not wrong.
+        let _ = self.lock.write_mark(Mark { store: self.meta.store, seq: self.last });
+    }
+
+    /// Ends the store. A failed sync is never repeated: the system may have dropped the data that it could not write.
+    fn fail(&mut self, error: &rusqlite::Error) {
+        let name = self.paths.name();
+        let reason = format!("the store failed, because `{name}` cannot be written: {error}; open it again");
+        self.log.failed(&reason);
+        self.failed = Some(reason);
+    }
+
+    /// Syncs all commits if the interval has passed.
+    fn sync_if_due(&mut self) {
+        let SyncMode::Every(interval) = self.sync else { return };
+        if self.unsynced_since.is_some_and(|since| since.elapsed() >= interval) {
+            let time = nanos(self.log.now());
+            let mut meta = self.meta;
+            meta.time = meta.time.max(time);
+            let synced = schema::set_sync(&self.db, true)
+                .and_then(|()| transaction(&self.db, || meta.write(&self.db)))
+                .and_then(|()| schema::set_sync(&self.db, false));
+            match synced {
+                Ok(()) => {
+                    self.meta = meta;
+                    self.unsynced_since = None;
+                    self.mark();
+                }
+                Err(error) if is_full(&error) => drop(schema::set_sync(&self.db, false)),
+                Err(error) => self.fail(&error),
+            }
+        }
+    }
+
+    /// Tries to make room on a full disk: the journal may hold many entries that are removed already, and the WAL pages
+    /// that are written twice.
+    fn make_room(&mut self) {
+        if self.meta.applied < self.last {
+            self.checkpoint();
+        }
+        if self.failed.is_none() {
+            self.checkpoint_wal();
+        }
+    }
+
+    /// Returns how long the thread may wait for effects.
+    fn pause(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(3600);
+        let work = match self.paused_until {
+            Some(until) => until.saturating_duration_since(Instant::now()),
+            None if self.has_work => IDLE,
+            None => LONGEST,
+        };
+        match (self.sync, self.unsynced_since) {
+            (SyncMode::Every(interval), Some(since)) => work.min(interval.saturating_sub(since.elapsed())),
+            _ => work,
+        }
+    }
+
+    /// Moves some rows of a long journal, and the WAL if it is long.
+    fn tidy_under_load(&mut self) {
+        let quarter = || usize::try_from(self.log.stored_bytes() / 4).unwrap_or(usize::MAX);
+        let least = self.limits.journal_bytes.min(1024 * 1024);
+        let is_long = self.journal_bytes > self.limits.journal_bytes
+            || (self.journal_bytes > least && self.journal_bytes > quarter());
+        if is_long && self.paused_until.is_none_or(|until| until <= Instant::now()) {
+            self.checkpoint();
+        }
+        if self.unchecked_bytes > WAL_CHECK_BYTES {
+            self.unchecked_bytes = 0;
+            if schema::wal_pages(&self.db).is_ok_and(|pages| pages > WAL_PAGES) {
+                self.checkpoint_wal();
+            }
+        }
+    }
+
+    /// Does one step of the work for idle times.
+    fn tidy_when_idle(&mut self) {
+        self.sync_if_due();
+        if !self.has_work || self.failed.is_some() || self.paused_until.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        self.paused_until = None;
+        if self.journal_bytes > 0 {
+            self.checkpoint();
+        } else if let Some(after) = self.sweep {
+            self.sweep_orphans(after);
+        } else {
+            self.checkpoint_wal();
+            self.has_work = match checkpoint::vacuum(&self.db) {
+                Ok(more) => more,
+                Err(error) => self.failed_tidying(&error),
+            };
+        }
+        if self.has_work {
+            // The next step follows at once, unless effects wait.
+            self.paused_until.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Moves some rows of the journal into the tables of the state.
+    fn checkpoint(&mut self) {
+        let upto = self.last.min(self.meta.applied.saturating_add(self.limits.checkpoint_rows));
+        let time = nanos(self.log.now());
+        match checkpoint::step(&self.db, &self.meta, &self.rows, upto, time) {
+            Ok(step) => {
+                let rows = usize::try_from(self.last - self.meta.applied).unwrap_or(1).max(1);
+                let moved = usize::try_from(upto - self.meta.applied).unwrap_or_default();
+                // An estimate: the rows have about one size.
+                self.journal_bytes -= self.journal_bytes / rows * moved;
+                if upto == self.last {
+                    self.journal_bytes = 0;
+                }
+                self.unchecked_bytes += moved * 512;
+                (self.meta, self.rows) = (step.meta, step.rows);
+                if step.has_orphans {
+                    self.sweep = Some(0);
+                }
+            }
+            Err(error) => drop(self.failed_tidying(&error)),
+        }
+    }
+
+    fn sweep_orphans(&mut self, after: i64) {
+        let rows = usize::try_from(self.limits.checkpoint_rows).unwrap_or(usize::MAX);
+        match checkpoint::sweep(&self.db, after, rows) {
+            Ok(next) => self.sweep = next,
+            Err(error) => drop(self.failed_tidying(&error)),
+        }
+    }
+
+    fn checkpoint_wal(&mut self) {
+        match schema::checkpoint_wal(&self.db) {
+            Ok(()) if self.sync == SyncMode::Off => {
+                self.unsynced_since = None;
+                self.mark();
+            }
+            Ok(()) => {}
+            Err(error) => drop(self.failed_tidying(&error)),
+        }
+    }
+
+    /// Tidies up later if the disk is full, and fails otherwise. Returns whether the work is still to do.
+    fn failed_tidying(&mut self, error: &rusqlite::Error) -> bool {
+        if is_full(error) || is_busy(error) {
+            self.paused_until = Some(Instant::now() + RETRY);
+        } else {
+            self.fail(error);
+        }
+        true
+    }
+
+    /// Answers the requests of callers.
+    fn serve(&mut self, control: &Control) {
+        while let Some(request) = control.next() {
+            let result = backup::Copy::begin(&request.path, &self.paths).and_then(|copy| copy.run(self));
+            let _ = request.reply.send(result);
+        }
+    }
+
+    /// Writes the pending effects. For the pauses of a backup.
+    pub(super) fn write_pending(&mut self) -> bool {
+        while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
+            self.write(group);
+        }
+        self.failed.is_none()
+    }
+
+    /// Returns the connection.
+    pub(super) fn source(&self) -> Rc<Connection> {
+        Rc::clone(&self.db)
+    }
+
+    /// Moves everything into the tables of the state, and closes the file.
+    fn finish(&mut self) -> Result<(), String> {
+        while self.meta.applied < self.last && self.failed.is_none() {
+            let before = self.meta.applied;
+            self.checkpoint();
+            if self.meta.applied == before {
+                break;
+            }
+        }
+        if let Some(reason) = &self.failed {
+            return Err(reason.clone());
+        }
+        let meta = Meta { clean: Clean::Closed, time: self.meta.time.max(nanos(self.log.now())), ..self.meta };
+        let closed = schema::set_sync(&self.db, true)
+            .and_then(|()| transaction(&self.db, || meta.write(&self.db)))
+            .and_then(|()| schema::truncate_wal(&self.db));
+        match closed {
+            Ok(()) => {
+                self.mark();
+                let _ = self.lock.sync();
+                Ok(())
+            }
+            // Everything is durable in the journal, so the next open continues.
+            Err(error) if is_full(&error) => Ok(()),
+            Err(error) => Err(format!("`{}` cannot be tidied up: {error}", self.paths.name())),
+        }
+    }
+}
+
+/// Fails the store if the thread ends by a panic.
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.log.failed("the thread of the store panicked; open the store again");
+        }
+        if self.failed.is_some() {
+            // The next open finds the WAL as it is.
+            let keep = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            let _ = self.db.set_db_config(keep, true);
+        }
+    }
+}

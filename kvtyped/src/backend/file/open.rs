@@ -1,0 +1,182 @@
+//! Opening a file, on the thread of the journal.
+
+use std::sync::{Arc, Condvar};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::errors::{damaged, io, sqlite};
+use super::journal::Journal;
+use super::load::{Loaded, Progress, load};
+use super::lock::{LockError, LockFile, Mark};
+use super::options::{FileOptions, SyncMode};
+use super::paths::{self, Paths};
+use super::row::{REVISION_SKIPPED, Row, nanos, signed};
+use super::schema::{self, Clean, Content, FORMAT, Meta};
+use crate::backend::local::clock::Clock;
+use crate::backend::local::writer::LogWriter;
+use crate::backend::state::log::Log;
+use crate::backend::state::machine::StateMachine;
+use crate::config::Storage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
+
+/// The number of revisions that an open skips if it cannot know which revisions were assigned.
+const SKIPPED: u64 = 1 << 32;
+
+/// Locks and opens a file. Writes nothing to an existing file before it passed all checks.
+pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) -> Result<Journal> {
+    let mode = options.mode.unwrap_or(FileOptions::MODE);
+    let mut lock = acquire(options, paths, mode, progress)?;
+    create_file(paths, &lock, mode)?;
+    let read = |error| sqlite(paths, error);
+    let db = schema::connect(&paths.main).map_err(read)?;
+    match schema::content(&db).map_err(read)? {
+        Content::Store => {}
+        Content::Empty if lock.mark().is_none() => schema::create(&db, &new_meta()).map_err(read)?,
+        other => return Err(refusal(paths, &other)),
+    }
+    let loaded = load(&db, paths, progress)?;
+    check_mark(paths, lock.mark(), &loaded)?;
+
+    // All checks passed. A sync that failed in an earlier process cannot leave data in the page cache only.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(read)?;
+    schema::use_wal(&db).map_err(read)?;
+    if let Some(pages) = options.limits.max_pages {
+        db.pragma_update(None, "max_page_count", pages).map_err(read)?;
+    }
+    schema::truncate_wal(&db).map_err(read)?;
+    let mut loaded = loaded;
+    let wall = options.limits.now.unwrap_or_else(SystemTime::now);
+    let clock = Clock::since_1970(wall, loaded.time);
+    begin(&db, &mut loaded, options.sync, clock.now()).map_err(read)?;
+    lock.write_mark(Mark { store: loaded.meta.store, seq: loaded.last }).map_err(|error| io(paths, error))?;
+    schema::set_sync(&db, options.sync == SyncMode::Always).map_err(read)?;
+    Ok(journal(options, paths, db, lock, loaded, clock))
+}
+
+fn journal(
+    options: &FileOptions,
+    paths: &Paths,
+    db: Connection,
+    lock: LockFile,
+    loaded: Loaded,
+    clock: Clock,
+) -> Journal {
+    let wake = Arc::new(Condvar::new());
+    let Loaded { meta, rows, states, unknown, last, journal_bytes, has_orphans, buckets_created, .. } = loaded;
+    let log = Log::new(u64::try_from(last).unwrap_or_default(), Arc::clone(&wake));
+    let states = states.into_values().collect();
+    let machine = StateMachine::restore("file:", states, buckets_created, clock.now(), log);
+    let log = LogWriter::new(machine, wake, clock);
+    Journal::new(options, paths.clone(), db, lock, log, meta, rows, unknown, last, journal_bytes, has_orphans)
+}
+
+/// Waits for the lock until the timeout, so that a process can take over from one that ends.
+fn acquire(options: &FileOptions, paths: &Paths, mode: u32, progress: &Progress) -> Result<LockFile> {
+    const LONGEST: Duration = Duration::from_millis(100);
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(2);
+    // The caller must see the reason before its own timeout.
+    let patience = options.timeout.saturating_sub(options.timeout / 8);
+    loop {
+        match LockFile::acquire(&paths.lock, mode) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Io(error)) => return Err(io(paths, error)),
+            Err(LockError::InUse(process)) => {
+                if started.elapsed() + pause >= patience || progress.is_cancelled() {
+                    return Err(Error::new(ErrorKind::InUse { file: paths.name(), process }));
+                }
+            }
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST);
+    }
+}
+
+/// Creates the file if nothing of the store exists.
+fn create_file(paths: &Paths, lock: &LockFile, mode: u32) -> Result<()> {
+    let length = |path| std::fs::metadata(path).map(|metadata| metadata.len()).ok();
+    match (length(&paths.main), length(&paths.wal)) {
+        // SQLite would delete the WAL of a file without content.
+        (None | Some(0), Some(1..)) => Err(damaged(paths, "the file is empty or missing, but its WAL exists")),
+        (None | Some(0), _) if lock.mark().is_some() => Err(damaged(paths, missing(paths))),
+        (None, _) => paths::create(&paths.main, mode).map_err(|error| io(paths, error)),
+        (Some(_), _) => Ok(()),
+    }
+}
+
+fn missing(paths: &Paths) -> String {
+    format!(
+        "the file is empty or missing, but `{}` names its last write; remove that file to create a new store",
+        paths.lock.display()
+    )
+}
+
+/// Returns the reason why a file with this content is not opened.
+pub(super) fn refusal(paths: &Paths, content: &Content) -> Error {
+    match content {
+        Content::Later(format) => Error::unsupported(
+            format!("a version of kvtyped that reads format {format}"),
+            format!("`{}` of that format, and this version reads format {FORMAT}", paths.name()),
+        ),
+        Content::Foreign => Error::invalid_config(format!("`{}` is a database of another application", paths.name())),
+        Content::Empty => damaged(paths, missing(paths)),
+        Content::Altered | Content::Store => damaged(paths, "its tables differ from the tables of its format"),
+    }
+}
+
+/// Refuses a file that ends before its mark.
+fn check_mark(paths: &Paths, mark: Option<Mark>, loaded: &Loaded) -> Result<()> {
+    match mark {
+        Some(mark) if mark.store == loaded.meta.store && mark.seq > loaded.last => Err(damaged(
+            paths,
+            format!(
+                "the writes {} to {} are missing, according to `{}`; if you put back an older copy, remove that file",
+                loaded.last + 1,
+                mark.seq,
+                paths.lock.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn new_meta() -> Meta {
+    Meta { store: rand::random(), applied: 0, time: 0, opens: 0, clean: Clean::Closed, buckets: 0, digest: 0 }
+}
+
+/// Records the open in one durable transaction.
+fn begin(db: &Connection, loaded: &mut Loaded, sync: SyncMode, now: Duration) -> rusqlite::Result<()> {
+    let was = loaded.meta.clean;
+    let mut meta = loaded.meta;
+    meta.opens += 1;
+    meta.time = nanos(now);
+    meta.clean = if sync == SyncMode::Always { Clean::Open } else { Clean::Unsynced };
+    let mut last = loaded.last;
+    let mut skipped = Vec::new();
+    schema::transaction(db, || {
+        let mut statement = db.prepare_cached(super::journal::INSERT)?;
+        for (id, bucket) in &loaded.states {
+            // The revisions that the bucket assigned are not stored, or another copy of the store assigns them.
+            let is_unknown =
+                bucket.config.storage == Some(Storage::Memory) || matches!(was, Clean::Copy | Clean::Unsynced);
+            if is_unknown {
+                let to = Revision::new(bucket.last_revision.get() + SKIPPED);
+                last += 1;
+                let row = Row { seq: last, effect: REVISION_SKIPPED, bucket: signed(*id), ..Row::default() };
+                Row { revision: Some(signed(to.get())), created: nanos(now), ..row }.insert(&mut statement)?;
+                skipped.push((*id, to));
+            }
+        }
+        meta.write(db)
+    })?;
+    for (id, to) in skipped {
+        if let Some(bucket) = loaded.states.get_mut(&id) {
+            bucket.skip_to(to);
+        }
+    }
+    (loaded.meta, loaded.last, loaded.time) = (meta, last, now);
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! A process that writes to a store until it is killed, and the checks of the store afterwards.
+//!
+//! The process is this test binary, running the test [`file_writer_process`]. It prints what the store acknowledged and
+//! what its reads and watches returned. All of that must be stored, whenever the process ends.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kvtyped::Read;
+use kvtyped::backend::file::SyncMode;
+use kvtyped::backend::{
+    Backend, Batch, Delivered, RawBucket, ReadAt, StartFrom, WatchRequest, WatchSignal, Write, WriteKind,
+};
+use kvtyped::key::{Pattern, Patterns};
+use kvtyped::prelude::*;
+
+use super::folder::{deadline, entries, key};
+
+const JOB: &str = "KVTYPED_FILE_WRITER";
+const HISTORY: u8 = 3;
+
+/// The work of a writer process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    pub(crate) workers: u32,
+    /// The number of rounds of each worker, or zero for rounds without an end.
+    pub(crate) rounds: u32,
+    /// Whether each commit is synced.
+    pub(crate) sync: bool,
+}
+
+/// The last number of each series that the process printed.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Printed {
+    pub(crate) numbers: BTreeMap<String, u64>,
+    pub(crate) errors: Vec<String>,
+    pub(crate) is_done: bool,
+    pub(crate) lines: u64,
+}
+
+impl Printed {
+    /// Adds a line: the name of a series and a number that never decreases.
+    pub(crate) fn add(&mut self, line: &str) {
+        // The test runner prints the beginning of its own line before.
+        let Some((_, line)) = line.split_once("::: ") else { return };
+        self.lines += 1;
+        let (series, number) = line.trim_end().split_once(' ').expect("a series and a number");
+        match (series, number.parse::<u64>()) {
+            ("error", _) => self.errors.push(number.to_owned()),
+            ("done", _) => self.is_done = true,
+            (series, number) => {
+                let number = number.expect("a number");
+                let last = self.numbers.entry(series.to_owned()).or_default();
+                *last = number.max(*last);
+            }
+        }
+    }
+}
+
+/// The command that starts a writer process, below another command such as `strace`.
+pub(crate) fn command(wrapper: &[&str], file: &Path, job: Job) -> Command {
+    let program = std::env::current_exe().expect("this binary has a path");
+    let mut command = match wrapper {
+        [] => Command::new(&program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&program);
+            command
+        }
+    };
+    let Job { workers, rounds, sync } = job;
+    command
+        .args(["--ignored", "--exact", "file::writer::file_writer_process", "--nocapture", "--test-threads=1"])
+        .env(JOB, format!("{workers} {rounds} {sync} {}", file.display()))
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// A running writer process.
+pub(crate) struct Writer {
+    pub(crate) process: Child,
+    output: BufReader<ChildStdout>,
+    pub(crate) printed: Printed,
+}
+
+impl Writer {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut process = command.spawn().expect("the process starts");
+        let output = BufReader::new(process.stdout.take().expect("the output is piped"));
+        Self { process, output, printed: Printed::default() }
+    }
+
+    /// Reads this number of lines, or all.
+    pub(crate) fn read(&mut self, lines: u64) {
+        let mut line = String::new();
+        while self.printed.lines < lines && self.output.read_line(&mut line).expect("the output is text") > 0 {
+            // The last line of a killed process may be incomplete.
+            if line.ends_with('\n') {
+                self.printed.add(&line);
+            }
+            line.clear();
+        }
+    }
+
+    /// Kills the process, and returns everything that it printed.
+    pub(crate) fn kill(mut self) -> Printed {
+        self.process.kill().expect("the process is there");
+        self.process.wait().expect("the process ended");
+        self.read(u64::MAX);
+        std::mem::take(&mut self.printed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn say(series: &str, number: impl std::fmt::Display) {
+    // One call of the system for each line.
+    let line = format!("::: {series} {number}\n");
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).expect("the parent reads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that other tests start"]
+async fn file_writer_process() {
+    let job = std::env::var(JOB).expect("started by another test");
+    let mut words = job.splitn(4, ' ');
+    let mut word = || words.next().expect("four words");
+    let (workers, rounds, sync, file) = (word().parse().unwrap(), word().parse().unwrap(), word(), word());
+    let sync = if sync == "true" { SyncMode::Always } else { SyncMode::Off };
+    let opened = Store::file(file).sync(sync).test_limits(64, 0, None).backend().await;
+    let backend: Arc<dyn Backend> = match opened {
+        Ok(backend) => Arc::new(backend),
+        Err(error) => return say("error", format!("open: {error}")),
+    };
+    let bucket = match backend.open("b", deadline()).await.unwrap() {
+        Some(bucket) => bucket,
+        None => {
+            let mut config = kvtyped::config::BucketConfig::new("b");
+            config.history = Some(HISTORY);
+            match backend.create(config, deadline()).await {
+                Ok(bucket) => bucket,
+                Err(error) => return say("error", format!("create: {error}")),
+            }
+        }
+    };
+    let watcher = tokio::spawn(watch(Arc::clone(&bucket)));
+    let workers: Vec<_> = (0..workers).map(|worker| tokio::spawn(work(Arc::clone(&bucket), worker, rounds))).collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    watcher.abort();
+    if let Err(error) = backend.close().await {
+        say("error", format!("close: {error}"));
+    }
+    say("done", 1);
+}
+
+/// Writes growing numbers: a record with a history, a batch of two records, and a record that is deleted at times.
+async fn work(bucket: Arc<dyn RawBucket>, worker: u32, rounds: u32) {
+    let name = format!("w{worker}");
+    let put = |name: String, number: u64| Write::new(key(&name), WriteKind::Put(number.to_string().into()));
+    let first = read(&bucket, &name).await + 1;
+    let last = if rounds == 0 { u64::MAX } else { first + u64::from(rounds) };
+    for number in first..last {
+        let steps = [
+            bucket.write(put(name.clone(), number), deadline()).await.map(drop),
+            bucket
+                .commit(
+                    Batch {
+                        writes: vec![put(format!("{name}.a"), number), put(format!("{name}.b"), number)],
+                        preconditions: Vec::new(),
+                    },
+                    deadline(),
+                )
+                .await
+                .map(drop),
+            match number % 3 {
+                0 => {
+                    let erased = key(&format!("{name}.gone"));
+                    bucket.purge_through(&erased, Revision::new(u64::MAX), deadline()).await.map(drop)
+                }
+                _ => bucket.write(put(format!("{name}.gone"), number), deadline()).await.map(drop),
+            },
+        ];
+        for (step, series) in steps.into_iter().zip([name.clone(), format!("{name}.a"), format!("{name}.gone")]) {
+            match step {
+                Ok(()) => say(&series, number),
+                Err(error) => return say("error", format!("{:?} {error}", error.outcome())),
+            }
+        }
+        // Another worker's record: a read returns only what is stored.
+        let other = format!("w{}", (worker + 1) % 4);
+        say(&other, read(&bucket, &other).await);
+    }
+}
+
+async fn read(bucket: &Arc<dyn RawBucket>, name: &str) -> u64 {
+    match bucket.read(&key(name), ReadAt::Newest(Read::Leader), deadline()).await {
+        Ok(entry) => entry.map_or(0, |entry| number(&entry.value)),
+        // The writers report the failure.
+        Err(_) => 0,
+    }
+}
+
+/// Prints everything that a watch delivers.
+async fn watch(bucket: Arc<dyn RawBucket>) {
+    let request = WatchRequest {
+        patterns: Patterns::new(vec![Pattern::all()]),
+        since: StartFrom::Newest,
+        headers_only: false,
+        idle_timeout: Duration::from_secs(20),
+        delivered: Delivered::default(),
+    };
+    let mut signals = bucket.watch(request);
+    while let Some(Ok(signal)) = signals.next().await {
+        match signal {
+            WatchSignal::Entry { entry, .. } if entry.is_live() => {
+                say("revision", entry.revision);
+                if !entry.key.as_str().ends_with("gone") {
+                    say(entry.key.as_str(), number(&entry.value));
+                }
+            }
+            WatchSignal::Heartbeat { through } => say("revision", through),
+            _ => {}
+        }
+    }
+}
+
+fn number(value: &[u8]) -> u64 {
+    std::str::from_utf8(value).expect("text").parse().expect("a number")
+}
+
+/// Checks that a store contains everything that was printed, and that every operation is whole.
+pub(crate) async fn check(backend: &Arc<dyn Backend>, printed: &Printed) -> Result<(), String> {
+    let Some(bucket) = backend.open("b", deadline()).await.map_err(|error| error.to_string())? else {
+        return if printed.numbers.is_empty() { Ok(()) } else { Err("the bucket is lost".to_owned()) };
+    };
+    let status = bucket.status(deadline()).await.map_err(|error| error.to_string())?;
+    let mut newest = BTreeMap::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in entries(&bucket).await {
+        *counts.entry(entry.key.to_string()).or_default() += 1;
+        newest.insert(entry.key.to_string(), number(&entry.value));
+    }
+    if let Some((key, count)) = counts.iter().find(|(_, count)| **count > usize::from(HISTORY)) {
+        return Err(format!("`{key}` has {count} entries, and the history is {HISTORY}"));
+    }
+    for (series, acknowledged) in &printed.numbers {
+        let stored = match series.as_str() {
+            "revision" => status.last_revision.get(),
+            gone if gone.ends_with("gone") => {
+                // A number divisible by three erases the record.
+                let stored = newest.get(gone).copied();
+                let is_lost = match acknowledged % 3 {
+                    0 => stored.is_some_and(|stored| stored < *acknowledged),
+                    // The next round may have erased the record without an acknowledgement.
+                    1 => stored != Some(*acknowledged) && stored != Some(*acknowledged + 1),
+                    _ => stored.is_some_and(|stored| stored < *acknowledged),
+                };
+                if is_lost {
+                    return Err(format!("`{gone}` is {stored:?}, and {acknowledged} was acknowledged"));
+                }
+                continue;
+            }
+            series => newest.get(series).copied().unwrap_or_default(),
+        };
+        if stored < *acknowledged {
+            return Err(format!("`{series}` is {stored}, and {acknowledged} was acknowledged"));
+        }
+    }
+    for (name, first) in newest.iter().filter(|(name, _)| name.ends_with(".a")) {
+        let second = newest.get(&name.replace(".a", ".b"));
+        if second != Some(first) {
+            return Err(format!("the batch of `{name}` is not whole: {first} and {second:?}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The tests of the integrations are in `main.rs`.

@@ -1,0 +1,7 @@
+//! Tests of the integrations, in memory and on real servers.
+
+mod axum_responses;
+mod rate_limit;
+mod session_routes;
+mod sessions;
+mod support;
