@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Failure, Instruments};
 use crate::shutdown::ShutdownSignal;
 
-/// The shutdown signal of a store, and the conditions on which it starts operations.
+/// The shutdown signal of a store, and the conditions to start operations.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoreContext {
     shutdown: Arc<ShutdownSignal>,

@@ -273,8 +273,8 @@ impl Store {
     /// it. Afterwards this store, its clones and their buckets return errors of the kind `Closed`. Their watches end
     /// with that error.
     ///
-    /// A closed store can neither renew nor release locks and leaderships. They are lost at their next renewal, and
-    /// become free when their TTL ends. [`shutdown`](Self::shutdown) releases them first.
+    /// A closed store can neither renew nor release locks and leaderships. Their guards report `Lost`, and they become
+    /// free when their TTL ends. [`shutdown`](Self::shutdown) releases them first.
     ///
     /// # Errors
     ///
@@ -353,7 +353,7 @@ impl Store {
         self.open()?.ping(self.deadline()).await
     }
 
-    /// Returns the server of the store, and what the backend supports.
+    /// Returns the server of the store, and the capabilities of the backend.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

@@ -47,7 +47,7 @@ impl MetricsObserver {
         describe_counter!("kvtyped.outcome.unknown", Unit::Count, "Writes whose outcome is unknown.");
         describe_counter!("kvtyped.watch.resyncs", Unit::Count, "Watches that may have missed changes.");
         describe_histogram!("kvtyped.lock.wait", Unit::Seconds, "Time until a lock was taken.");
-        describe_histogram!("kvtyped.lock.hold", Unit::Seconds, "Time for which a lease was held.");
+        describe_histogram!("kvtyped.lock.hold", Unit::Seconds, "Duration of a held lease.");
         describe_counter!("kvtyped.lock.lost", Unit::Count, "Leases that were lost rather than released.");
         describe_gauge!("kvtyped.leader", Unit::Count, "Whether this process leads.");
         describe_counter!("kvtyped.rate.denied", Unit::Count, "Events that a rate limiter denied.");

@@ -1,4 +1,4 @@
-//! What the operation that is being polled has done so far.
+//! Progress of the operation that is being polled.
 //!
 //! The progress is a thread-local value. The future of an operation exchanges it for its own on each poll, so that the
 //! code below needs no further argument.

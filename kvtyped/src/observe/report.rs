@@ -1,4 +1,4 @@
-//! The observer of a store, and what it receives.
+//! The observer of a store, its reports and its events.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a store reports about its server and its connection.
+//! Reports of a store about its server and its connection.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use crate::model::KvModel;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BucketHealth {
-    /// Whether the bucket has a leader. Without one, it accepts no write.
+    /// Whether the bucket has a leader. A bucket without a leader accepts no write.
     pub has_leader: bool,
     /// The number of replicas that are offline or behind the leader.
     pub replicas_behind: u32,
