@@ -4,9 +4,15 @@
 //! part that varies (`id`, `since`, …). Lines may be added, but existing lines never change. If a key has two lines,
 //! this version writes the last one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use kvtyped::Event;
+use kvtyped::backend::memory::MemoryBackend;
+use kvtyped::backend::{Backend, Deadline, RecordHeaders};
+use kvtyped::bucket::VersionReport;
+use kvtyped::config::BucketConfig;
 use kvtyped::key::{escape, unescape};
 use kvtyped::prelude::*;
 use kvtyped::recipes::Quota;
@@ -164,4 +170,138 @@ async fn increment_message_format_is_stable() {
         (vec!["Nats-Incr".to_owned(), "Nats-Msg-Id".to_owned()], &br#"{"val":"-7"}"#[..])
     );
     assert_eq!(message.headers.get("Nats-Incr").map(|value| value.as_str()), Some("-7"));
+}
+
+// ---- Schema versions ----
+
+/// The names and texts of schema versions, one a line: the headers of a record, the metadata of a bucket, reserved keys.
+const VERSIONS: &str = include_str!("golden/versions.txt");
+
+/// A model with two versions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(name = "golden-person", key = "{tenant}.{id}", version = 2, upgrade_from = PersonV1, writes = 1)]
+struct Person {
+    tenant: String,
+    id: u64,
+    #[serde(alias = "mail")]
+    email: Option<String>,
+    role: Role,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kvtyped::KvVersion)]
+#[kv(version = 1, codec = MsgPack)]
+struct PersonV1 {
+    tenant: String,
+    id: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Role {
+    Reader,
+    Writer {
+        quotas: Vec<u8>,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+impl From<PersonV1> for Person {
+    fn from(PersonV1 { tenant, id }: PersonV1) -> Self {
+        Self { tenant, id, email: None, role: Role::Reader }
+    }
+}
+
+impl From<Person> for PersonV1 {
+    fn from(Person { tenant, id, .. }: Person) -> Self {
+        Self { tenant, id }
+    }
+}
+
+/// Returns the headers of a record that has all of them.
+fn all_headers() -> RecordHeaders {
+    RecordHeaders::of_version(Some(3))
+        .with_encoding(Some("zstd, aead"))
+        .with_key_id(Some("2026-11"))
+        .with_signature(Some(vec![0, 127, 255].into()))
+        .with_cause(Some(RecordHeaders::REWRITE))
+}
+
+/// Returns a line of metadata, with placeholders for its varying parts.
+fn metadata_line((key, text): (&String, &String)) -> String {
+    let text = text.replace(concat!("\"crate\":\"", env!("CARGO_PKG_VERSION"), "\""), "\"crate\":\"0.0.0\"");
+    let is_random = text.len() == 32 && text.chars().all(|digit| digit.is_ascii_hexdigit());
+    format!("metadata {key} {}", if is_random { "32 digits".to_owned() } else { text })
+}
+
+#[tokio::test(start_paused = true)]
+async fn version_formats_match_the_golden_file() {
+    let mut lines = Vec::new();
+    all_headers().for_each(|name, text| lines.push(format!("header {name} {text}")));
+    let world = World::memory();
+    let persons: Bucket<Person> = world.store.bucket().name(BUCKET).must_create().await.unwrap();
+    let mut events = seen_as::<ForeignRecord>(&world, BUCKET).await.watch(..).await.unwrap();
+    for id in 0..4 {
+        persons.put(&PersonV1 { tenant: "acme".into(), id }.into()).await.unwrap();
+    }
+    persons.switch_version(2).await.unwrap();
+    lines.extend(persons.status().await.unwrap().config.metadata.iter().map(metadata_line));
+    // Slow enough for a stored position.
+    persons.migrate().pace(1).resume().await.unwrap();
+    // Both jobs write and release their leases.
+    let mut keys = BTreeSet::new();
+    loop {
+        match events.try_next().await.unwrap() {
+            Some(Event::Put(entry)) => drop(keys.insert(format!("key {}", entry.key()))),
+            Some(Event::Removed { key, .. }) if key.name == "golden-person" && key.part == "lease" => break,
+            event => assert!(event.is_some(), "the migration releases its lease"),
+        }
+    }
+    lines.extend(keys);
+    let golden: Vec<_> = VERSIONS.lines().collect();
+    assert_eq!(lines, golden, "the lines now:\n{}", lines.join("\n"));
+}
+
+/// A program opens a bucket with the stored card and schemas, and finds no difference.
+#[tokio::test]
+async fn golden_version_formats_are_understood() {
+    let mut headers = RecordHeaders::default();
+    let mut config = BucketConfig::new(BUCKET);
+    for line in VERSIONS.lines() {
+        let (kind, rest) = line.split_once(' ').expect("a kind");
+        let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        match kind {
+            "header" => assert!(headers.set(name, text), "{name}"),
+            "metadata" => drop(config.metadata.insert(name.to_owned(), text.to_owned())),
+            _ => assert!(name.starts_with("=kvtyped."), "{name}"),
+        }
+    }
+    assert_eq!(headers, all_headers());
+    let memory = Arc::new(MemoryBackend::new());
+    memory.create(config, Deadline::after(Duration::from_secs(5))).await.unwrap();
+    let persons: Bucket<Person> = Store::from_backend(memory).bucket().name(BUCKET).await.unwrap();
+    let card = persons.card().await.unwrap().expect("the card is readable");
+    assert_eq!((card.key.as_str(), card.codec.as_str()), ("{tenant}.{id}", "json"));
+    assert_eq!((card.version, card.writes, card.oldest), (2, 2, 1));
+    let report = persons.check_schema().await.unwrap();
+    let is_identical =
+        |version: &VersionReport| version.compatibility.as_ref().is_some_and(|found| found.is_identical());
+    assert!(report.versions.len() == 2 && report.versions.iter().all(is_identical), "{report}");
+}
+
+/// The version is a header of the message.
+#[tokio::test]
+async fn version_header_of_a_message_is_stable() {
+    let world = World::nats().await;
+    let name = unique("golden-persons");
+    let persons: Bucket<Person> = world.store.bucket().name(&name).await.unwrap();
+    persons.put(&PersonV1 { tenant: "acme".into(), id: 7 }.into()).await.unwrap();
+    persons.switch_version(2).await.unwrap();
+    let revision = persons.put(&PersonV1 { tenant: "acme".into(), id: 8 }.into()).await.unwrap();
+    let client = async_nats::connect(harness::shared().await.url()).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream(format!("KV_{name}")).await.unwrap();
+    let version = async |revision| {
+        let headers = stream.get_raw_message(revision).await.unwrap().headers;
+        headers.get("Kvtyped-Version").map(|value| value.as_str().to_owned())
+    };
+    assert_eq!((version(1).await, version(revision.get()).await), (None, Some("2".to_owned())));
 }

@@ -9,10 +9,10 @@ use std::path::Path;
 use kvtyped::codec::Text;
 use kvtyped::key::KeyCodec;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Filter, Key, Outcome, Version};
+use kvtyped::{ErrorKind, Filter, Key, KvVersion, Outcome, Read, Version};
 use serde_json::{Value, json};
 
-use crate::support::{Observed, World, listing, reported, seen_as};
+use crate::support::{Observed, World, listing, reported, seen_as, unique};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "app.{tenant}.user-{id}", key_codec = "base64-nats-js", history = 5)]
@@ -276,4 +276,54 @@ async fn key_unsupported_by_nats_js_is_rejected() {
         assert!(matches!(error.kind(), ErrorKind::InvalidKey), "{error}");
         assert_eq!(error.outcome(), Outcome::NotApplied);
     }
+}
+
+/// A model with the version in a header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(name = "member", key = "member.{id}", key_codec = "base64-nats-js", version = 2, upgrade_from = MemberV1)]
+struct Member {
+    id: u64,
+    nick: String,
+    email: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, KvVersion)]
+#[kv(version = 1)]
+struct MemberV1 {
+    id: u64,
+    nick: String,
+}
+
+impl From<MemberV1> for Member {
+    fn from(MemberV1 { id, nick }: MemberV1) -> Self {
+        Self { id, nick, email: None }
+    }
+}
+
+/// A model with the version in the record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(name = "guest", key = "guest.{id}", key_codec = "base64-nats-js", version = 2)]
+struct Guest {
+    id: u64,
+    #[kv(version)]
+    v: u32,
+}
+
+/// nats.js writes a record back without its header, so that it counts as version 1 and loses its new field.
+#[tokio::test]
+async fn nats_js_keeps_version_field_and_loses_version_header() {
+    let modules = nats_js!();
+    let World { store, .. } = World::nats().await;
+    let members: Bucket<Member> = store.bucket().name(unique("versions")).await.unwrap();
+    let guests: Bucket<Guest> = store.bucket().name(members.name()).await.unwrap();
+    members.put(&Member { id: 7, nick: "ada".into(), email: Some("ada@example.com".into()) }).await.unwrap();
+    guests.put(&Guest { id: 7, v: 2 }).await.unwrap();
+    let keys = ["member.7", "guest.7"];
+    let read = node(&modules, members.name(), json!(keys.map(|key| json!(["get", key])))).await;
+    let back = keys.iter().zip(&read).map(|(key, entry)| json!(["update", key, entry["value"], entry["revision"]]));
+    assert_eq!(node(&modules, members.name(), back.collect()).await, [json!(3), json!(4)]);
+    let member = members.get(&MemberKey::new(7)).read(Read::Leader).await.unwrap().expect("it is there");
+    assert_eq!((member.schema_version(), member.nick.as_str(), &member.email), (1, "ada", &None));
+    let guest = guests.get(&GuestKey::new(7)).read(Read::Leader).await.unwrap().expect("it is there");
+    assert_eq!((guest.schema_version(), guest.v), (2, 2));
 }

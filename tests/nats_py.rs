@@ -6,7 +6,7 @@ use kvtyped::bucket::OpenBucket;
 use kvtyped::codec::Text;
 use kvtyped::config::{Republish, WriteEpochs};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Read, Storage, Ttl, Version};
+use kvtyped::{ErrorKind, KvVersion, Read, Storage, Ttl, Version};
 use serde_json::{Value, json};
 
 use crate::needs::needs;
@@ -440,4 +440,116 @@ async fn undecodable_record_of_nats_py_is_isolated() {
     let error = documents.get(&DocumentKey::new("b")).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
     assert!(world.bucket::<Session>().await.get(&SessionKey::new("acme", 1)).await.unwrap().is_none());
+}
+
+/// A model whose records other clients write too, with the version in a header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(name = "member", key = "member.{id}", version = 2, upgrade_from = MemberV1)]
+struct Member {
+    id: u64,
+    nick: String,
+    email: Option<String>,
+}
+
+/// Version 1 of [`Member`]: the field has another name.
+#[derive(Serialize, Deserialize, KvVersion)]
+#[kv(version = 1)]
+struct MemberV1 {
+    id: u64,
+    name: String,
+}
+
+impl From<MemberV1> for Member {
+    fn from(MemberV1 { id, name }: MemberV1) -> Self {
+        Self { id, nick: name, email: None }
+    }
+}
+
+/// Version 1 of [`Profile`], in which the new field is the only difference.
+#[derive(Serialize, Deserialize, KvVersion)]
+#[kv(version = 1)]
+struct ProfileV1 {
+    id: u64,
+    nick: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(name = "profile", key = "profile.{id}", version = 2, upgrade_from = ProfileV1)]
+struct Profile {
+    id: u64,
+    nick: String,
+    email: Option<String>,
+}
+
+impl From<ProfileV1> for Profile {
+    fn from(ProfileV1 { id, nick }: ProfileV1) -> Self {
+        Self { id, nick, email: None }
+    }
+}
+
+/// A model with the version in the record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(name = "guest", key = "guest.{id}", version = 2, upgrade_from = MemberV1)]
+struct Guest {
+    id: u64,
+    nick: String,
+    #[kv(version)]
+    v: u32,
+}
+
+impl From<MemberV1> for Guest {
+    fn from(MemberV1 { id, name }: MemberV1) -> Self {
+        Self { id, nick: name, v: 2 }
+    }
+}
+
+/// Another client reads a record and writes it back. The header is lost, and the record counts as version 1: an error if
+/// version 1 has another shape, and a lost field if it has a smaller one. A version field is kept.
+#[tokio::test]
+async fn nats_py_keeps_version_field_and_loses_version_header() {
+    let World { store, .. } = World::nats().await;
+    let name = unique("versions");
+    let members: Bucket<Member> = store.bucket().name(&name).await.unwrap();
+    let profiles: Bucket<Profile> = store.bucket().name(&name).await.unwrap();
+    let guests: Bucket<Guest> = store.bucket().name(&name).await.unwrap();
+    members.put(&Member { id: 7, nick: "ada".into(), email: None }).await.unwrap();
+    profiles.put(&Profile { id: 7, nick: "ada".into(), email: Some("ada@example.com".into()) }).await.unwrap();
+    guests.put(&Guest { id: 7, nick: "ada".into(), v: 2 }).await.unwrap();
+    let reported = python(&name, json!([["headers", 1], ["headers", 2], ["headers", 3]])).await;
+    let versions: Vec<_> = reported.iter().map(|headers| headers["Kvtyped-Version"].as_str()).collect();
+    assert_eq!(versions, [Some("2"), Some("2"), None]);
+
+    let keys = ["member.7", "profile.7", "guest.7"];
+    let read = python(&name, json!(keys.map(|key| json!(["get", key])))).await;
+    let back = keys.iter().zip(&read).map(|(key, entry)| json!(["update", key, entry["value"], entry["revision"]]));
+    let written = python(&name, back.collect()).await;
+    assert_eq!(written, [json!(4), json!(5), json!(6)]);
+
+    let error = members.get(&MemberKey::new(7)).read(Read::Leader).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Decode { .. }), "{error}");
+    let profile = profiles.get(&ProfileKey::new(7)).read(Read::Leader).await.unwrap().expect("it is there");
+    assert_eq!((profile.schema_version(), profile.nick.as_str(), &profile.email), (1, "ada", &None));
+    let guest = guests.get(&GuestKey::new(7)).read(Read::Leader).await.unwrap().expect("it is there");
+    assert_eq!((guest.schema_version(), guest.nick.as_str(), guest.v), (2, "ada", 2));
+}
+
+/// The card of a model is metadata of the stream, and no record. A bucket of another client has no card.
+#[tokio::test]
+async fn card_is_no_record_for_nats_py() {
+    let World { store, .. } = World::nats().await;
+    let ours: Bucket<Member> = store.bucket().name(unique("versions")).await.unwrap();
+    ours.put(&Member { id: 7, nick: "ada".into(), email: None }).await.unwrap();
+    let reported = python(ours.name(), json!([["keys"], ["watch", ">"], ["put", "member.8", "{}"], ["status"]])).await;
+    assert_eq!(reported[0], json!(["member.7"]));
+    assert_eq!(reported[1].as_array().map(Vec::len), Some(1), "{reported:?}");
+    assert!(reported[3]["metadata"]["kvtyped.model.member"].is_string(), "{reported:?}");
+    assert!(ours.card().await.unwrap().is_some(), "the write of another client keeps the card");
+
+    let theirs = unique("versions");
+    let record = json!({ "id": 7, "name": "ada" }).to_string();
+    python(&theirs, json!([["make", {}], ["put", "member.7", record]])).await;
+    let members: Bucket<Member> = store.bucket().name(&theirs).on_drift(Drift::Adopt).await.unwrap();
+    assert_eq!(members.card().await.unwrap(), None);
+    let member = members.get(&MemberKey::new(7)).read(Read::Leader).await.unwrap().expect("nats.py put it");
+    assert_eq!((member.schema_version(), member.nick.as_str()), (1, "ada"));
 }

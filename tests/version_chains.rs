@@ -134,7 +134,7 @@ proptest! {
         assert_upgraded(3, &bytes, Ok(record));
     }
 
-    /// The bytes for an older program are those that this program would write.
+    /// The bytes of an older version are equal to the bytes that its program writes.
     #[test]
     fn older_bytes_are_those_of_the_older_program(record in v3()) {
         let v2 = PersonV2::from(record.clone());
@@ -163,7 +163,11 @@ proptest! {
     /// Damaged records are closer to readable ones than arbitrary bytes.
     #[test]
     fn damaged_records_are_a_record_or_an_error(
-        record in v3(), written in 1..=3_u32, read in 0..6_u32, damage in vec((any::<usize>(), any::<u8>()), 0..4), cut: usize,
+        record in v3(),
+        written in 1..=3_u32,
+        read in 0..6_u32,
+        damage in vec((any::<usize>(), any::<u8>()), 0..4),
+        cut: usize,
     ) {
         let mut bytes = record.encode(written).unwrap();
         for (place, byte) in damage {

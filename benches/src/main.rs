@@ -28,7 +28,7 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "single",
     "embedded",
     "file",

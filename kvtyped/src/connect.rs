@@ -324,6 +324,10 @@ impl OpenFile {
     }
 
     /// Opens the backend, for tests of the backend interface.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the open is cancelled.
     #[doc(hidden)]
     pub async fn backend(self) -> Result<FileBackend> {
         FileBackend::open(self.options).await

@@ -82,7 +82,8 @@ impl Twins {
         let ttl = self.random.percent(30).then(|| Ttl::new(Duration::from_secs(1 + self.random.below(8) as u64)));
         let mut write = Write::new(key, kind).with_ttl(ttl.flatten());
         write.headers.version = self.random.percent(20).then_some(3);
-        write.headers.signature = self.random.percent(10).then(|| vec![7, 8].into());
+        let signature = self.random.percent(10).then(|| vec![7, 8].into());
+        write.headers = write.headers.with_signature(signature);
         if self.random.percent(30) {
             let revision = Revision::new(last.get().saturating_sub(self.random.below(4) as u64));
             write.precondition = Some(Precondition { key: self.key(), revision });

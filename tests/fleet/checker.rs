@@ -19,7 +19,7 @@ pub(super) enum Rule {
     OnlyKnownErrors,
 }
 
-/// The versions that programs write, by the first write epoch in which they do.
+/// The version that programs write, by the first write epoch of that version.
 pub(super) type Targets = BTreeMap<u64, u32>;
 
 fn field(record: &Record, name: &str) -> Option<String> {

@@ -153,10 +153,21 @@ impl Fleet {
         targets.insert(2, 2);
     }
 
+    /// Switches to the old version and rewrites the records, while all programs run.
     async fn go_back(&self, targets: &mut Targets) {
         let bucket = self.open::<new::Profile>(true).await;
         let switch = bucket.switch_version(1).force().await.expect("the switch succeeds");
         targets.insert(switch.epoch.expect("the bucket has write epochs"), 1);
+        self.work().await;
+        let migrated = bucket.migrate().to(1).await.expect("the migration succeeds");
+        assert!(migrated.complete && migrated.refused.is_empty(), "{migrated:?}");
+        let versions = bucket.schema_versions().await.expect("the bucket answers");
+        assert_eq!((versions.get(2), versions.invalid()), (0, 0), "after {migrated:?}");
+        // An old program starts again, and reads every record.
+        let mut records = self.open::<old::Profile>(false).await.list(..).await.expect("the bucket answers");
+        while let Some(record) = records.next().await {
+            record.expect("the old program reads the record");
+        }
     }
 
     fn outcomes(&self, targets: &Targets) -> Outcomes {
@@ -217,7 +228,7 @@ fn every_seed(usual: u64, deploy: Deploy) {
     println!("{deploy:?}: seeds {seeds:?}: {sums:?}");
 }
 
-/// Returns the number of seeds in which an incorrect deploy breaks a rule.
+/// Returns the number of seeds with a broken rule. The deploy is incorrect.
 fn caught<New: Shape>(seeds: u64, rule: Rule, deploy: Deploy) -> usize {
     let breaks = |seed: &u64| simulate::<New>(*seed, deploy).broken.iter().any(|(broken, _)| *broken == rule);
     let caught = (0..seeds).filter(breaks).count();

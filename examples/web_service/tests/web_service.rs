@@ -223,7 +223,8 @@ async fn page_works_in_a_browser() {
     let leads = async || (service.state("")["leader"] == "solo").then_some(());
     wait::until("it leads", SOON, leads).await;
     let options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"];
-    let page = Command::new(browser).args(options).arg(&service.url).output().expect("the browser runs");
+    let page =
+        Command::new(browser).args(options).arg(format!("{}/?once", service.url)).output().expect("the browser runs");
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
     for expected in [
         r#"<h1 id="greeting">Hello from &lt;the&gt; browser</h1>"#,

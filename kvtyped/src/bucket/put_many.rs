@@ -56,9 +56,9 @@ impl<T: KvModel> Bucket<T> {
     /// `BucketNotFound`, `PermissionDenied` or `Unavailable`) stops the sending: the unsent writes return the same
     /// error.
     ///
-    /// The records are encoded once. If the bucket is switched to another schema version meanwhile, the remaining writes
-    /// return `SchemaMoved`. If the program can write that version, the error [is retryable](Error::is_retryable): put
-    /// these records again.
+    /// The records are encoded once. If the bucket is switched to another schema version during the call, the remaining
+    /// writes return `SchemaMoved`. If the program can write that version, the error
+    /// [is retryable](Error::is_retryable): put these records again.
     ///
     /// # Cancel safety
     ///

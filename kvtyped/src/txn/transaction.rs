@@ -200,6 +200,10 @@ impl<T: KvModel> Transaction<'_, T> {
     /// [`atomic`](crate::config::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and cannot be
     /// recovered. In that case either all writes were applied, or none.
     ///
+    /// The records are encoded when they are added. If the bucket is switched to another schema version before the commit,
+    /// it returns `SchemaMoved`. If the program can write that version, the error [is retryable](crate::Error::is_retryable)
+    /// with a new transaction.
+    ///
     /// # Cancel safety
     ///
     /// If the future is dropped, either all writes are applied, or none.

@@ -6,7 +6,6 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::errors::{damaged, io, sqlite};
-use super::journal::Journal;
 use super::paths::{self, Paths};
 use super::schema::{self, Clean, Meta};
 use crate::error::{Error, Result};
@@ -35,21 +34,21 @@ impl Copy {
         Ok(Self { target, unfinished })
     }
 
-    /// Copies all pages, while the journal continues to write.
-    pub(super) fn run(self, journal: &mut Journal) -> Result<()> {
-        let result = self.copy(journal);
+    /// Copies all pages. Calls `pause` between two steps, which returns `false` to give up.
+    pub(super) fn run(self, source: &Connection, pause: impl FnMut() -> bool) -> Result<()> {
+        let result = self.copy(source, pause);
         if result.is_err() {
             let _ = std::fs::remove_file(&self.unfinished);
         }
         result
     }
 
-    fn copy(&self, journal: &mut Journal) -> Result<()> {
+    fn copy(&self, source: &Connection, pause: impl FnMut() -> bool) -> Result<()> {
         let target = &self.target;
         let mode = super::options::FileOptions::MODE;
         paths::create(&self.unfinished, mode).map_err(|error| io(target, error))?;
         let mut copy = Connection::open(&self.unfinished).map_err(|error| sqlite(target, error))?;
-        self.copy_pages(&mut copy, journal)?;
+        self.copy_pages(source, &mut copy, pause)?;
         self.seal(&copy).map_err(|error| sqlite(target, error))?;
         let meta = Meta::read(&copy).map_err(|error| sqlite(target, error))?;
         meta.ok_or_else(|| damaged(target, "the copy is incomplete"))?;
@@ -58,13 +57,12 @@ impl Copy {
         paths::sync_folder(&target.main).map_err(|error| io(target, error))
     }
 
-    fn copy_pages(&self, copy: &mut Connection, journal: &mut Journal) -> Result<()> {
+    fn copy_pages(&self, source: &Connection, copy: &mut Connection, mut pause: impl FnMut() -> bool) -> Result<()> {
         let error = |error| sqlite(&self.target, error);
         // SQLite copies each page again that this connection changes during the copy.
-        let source = journal.source();
-        let backup = Backup::new(&source, copy).map_err(error)?;
+        let backup = Backup::new(source, copy).map_err(error)?;
         while backup.step(STEP_PAGES).map_err(error)? != StepResult::Done {
-            if !journal.write_pending() {
+            if !pause() {
                 return Err(Error::unavailable("the store failed during the copy"));
             }
         }

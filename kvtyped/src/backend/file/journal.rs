@@ -11,6 +11,7 @@ use super::buckets::BucketRows;
 use super::checkpoint;
 use super::control::Control;
 use super::errors::{is_busy, is_full, no_space_reason};
+use super::load::Loaded;
 use super::lock::{LockFile, Mark};
 use super::options::{FileOptions, Limits, SyncMode};
 use super::paths::Paths;
@@ -68,20 +69,15 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    #[allow(clippy::too_many_arguments, reason = "called once")]
     pub(super) fn new(
         options: &FileOptions,
         paths: Paths,
         db: Connection,
         lock: LockFile,
         log: LogWriter,
-        meta: Meta,
-        rows: BucketRows,
-        unknown: Unknown,
-        last: i64,
-        journal_bytes: usize,
-        has_orphans: bool,
+        loaded: Loaded,
     ) -> Self {
+        let Loaded { meta, rows, unknown, last, journal_bytes, has_orphans, .. } = loaded;
         Self {
             db: Rc::new(db),
             paths,
@@ -342,22 +338,19 @@ impl Journal {
     /// Answers the requests of callers.
     fn serve(&mut self, control: &Control) {
         while let Some(request) = control.next() {
-            let result = backup::Copy::begin(&request.path, &self.paths).and_then(|copy| copy.run(self));
+            let source = Rc::clone(&self.db);
+            let copy = backup::Copy::begin(&request.path, &self.paths);
+            let result = copy.and_then(|copy| copy.run(&source, || self.write_pending()));
             let _ = request.reply.send(result);
         }
     }
 
     /// Writes the pending effects. For the pauses of a backup.
-    pub(super) fn write_pending(&mut self) -> bool {
+    fn write_pending(&mut self) -> bool {
         while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
             self.write(group);
         }
         self.failed.is_none()
-    }
-
-    /// Returns the connection.
-    pub(super) fn source(&self) -> Rc<Connection> {
-        Rc::clone(&self.db)
     }
 
     /// Moves everything into the tables of the state, and closes the file.

@@ -20,7 +20,8 @@
 // | `checkpoint` | moves rows of the journal into the tables of the state |
 // | `options`, `url` | how a store is opened |
 // | `control` | requests to the thread |
-// | `journal`, `backup` | the thread: groups, checkpoints, copies. A copy lets the journal write between its steps |
+// | `backup` | copies an open store |
+// | `journal` | the thread: groups, checkpoints, requests |
 // | `open` | checks and opens a file |
 // | `salvage` | copies what is readable |
 // | `registry` | the open files of this process |
@@ -37,11 +38,13 @@ mod checkpoint;
 mod options;
 mod url;
 mod control;
-mod journal;
 mod backup;
+mod journal;
 mod open;
 mod salvage;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::options::FileOptions;
 pub use self::options::SyncMode;

@@ -56,21 +56,21 @@ pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) ->
     Ok(journal(options, paths, db, lock, loaded, clock))
 }
 
+/// Builds the state and its journal.
 fn journal(
     options: &FileOptions,
     paths: &Paths,
     db: Connection,
     lock: LockFile,
-    loaded: Loaded,
+    mut loaded: Loaded,
     clock: Clock,
 ) -> Journal {
     let wake = Arc::new(Condvar::new());
-    let Loaded { meta, rows, states, unknown, last, journal_bytes, has_orphans, buckets_created, .. } = loaded;
-    let log = Log::new(u64::try_from(last).unwrap_or_default(), Arc::clone(&wake));
-    let states = states.into_values().collect();
-    let machine = StateMachine::restore("file:", states, buckets_created, clock.now(), log);
+    let log = Log::new(u64::try_from(loaded.last).unwrap_or_default(), Arc::clone(&wake));
+    let states = std::mem::take(&mut loaded.states).into_values().collect();
+    let machine = StateMachine::restore("file:", states, loaded.buckets_created, clock.now(), log);
     let log = LogWriter::new(machine, wake, clock);
-    Journal::new(options, paths.clone(), db, lock, log, meta, rows, unknown, last, journal_bytes, has_orphans)
+    Journal::new(options, paths.clone(), db, lock, log, loaded)
 }
 
 /// Waits for the lock until the timeout, so that a process can take over from one that ends.

@@ -33,7 +33,12 @@ impl Clock {
 
     /// Returns the time of the state.
     pub(crate) fn now(&self) -> Duration {
-        self.base + Instant::now().saturating_duration_since(self.started_at)
+        self.at(Instant::now())
+    }
+
+    /// Returns the time of the state at an instant.
+    pub(super) fn at(&self, instant: Instant) -> Duration {
+        self.base + instant.saturating_duration_since(self.started_at)
     }
 
     /// Returns the current date of the clock, with the instant of the reading.
