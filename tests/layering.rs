@@ -16,6 +16,8 @@ const RANKS: &[&[&str]] = &[
     &["key", "codec", "config", "revision", "ttl", "jitter", "host", "stream"],
     &["error"],
     &["model", "backend", "shutdown"],
+    &["observe"],
+    &["context"],
     &["backend/state"],
     &["backend/local"],
     &["backend/memory", "backend/file", "backend/nats", "conformance", "bucket"],

@@ -58,7 +58,10 @@ struct Watching {
 
 impl Watching {
     fn note(&self, metadata: &Metadata<'_>, record: impl FnOnce(&mut Line)) {
-        let line = Line::of(metadata, record).0;
+        self.check(Line::of(metadata, record).0);
+    }
+
+    fn check(&self, line: String) {
         // `eprintln!` is captured by the test harness.
         let mut stderr = std::io::stderr();
         if let Some(secret) = found(&line, &[]) {
@@ -86,7 +89,11 @@ impl Subscriber for Watching {
         Id::from_u64(1)
     }
 
-    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record(&self, _: &Id, values: &Record<'_>) {
+        let mut line = Line("span".into());
+        values.record(&mut line);
+        self.check(line.0);
+    }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 

@@ -1,5 +1,9 @@
 //! The in-memory store, compared with a bucket on a server.
 
+use std::hint::black_box;
+use std::sync::Arc;
+
+use kvtyped::observe::{Observer, OperationReport};
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time, timed};
@@ -50,7 +54,40 @@ pub(crate) async fn measure(world: &mut World) {
     };
     let measured = pairs(blocks, each, ours, theirs).await;
     world.report.row("get, in memory", "kv.get + serde_json").at_most(3e-6).measured(&measured);
+    observed(world, &keys, &sessions).await;
     lists(world).await;
+}
+
+/// An observer that does nothing.
+struct Silent;
+
+impl Observer for Silent {
+    fn operation(&self, report: &OperationReport<'_>) {
+        black_box(report.duration);
+    }
+}
+
+/// Measures what an observer adds to one operation.
+async fn observed(world: &mut World, keys: &[SessionKey], sessions: &[Session]) {
+    let store = Store::memory();
+    let plain: Bucket<Session> = store.bucket().await.expect("the bucket is made");
+    let observed: Bucket<Session> = store.with_observer(Arc::new(Silent)).bucket().await.expect("the bucket is opened");
+    plain.put_many(sessions).await.expect("they are put");
+    let gets = async |bucket: &Bucket<Session>| {
+        let all = async {
+            for key in keys {
+                assert!(bucket.get(key).await.expect("it is read").is_some());
+            }
+        };
+        time(all).await / KEYS as u32
+    };
+    let (blocks, each) = (world.effort.blocks(7), world.effort.of(500));
+    let added = async || {
+        let with = gets(&observed).await;
+        with.saturating_sub(gets(&plain).await)
+    };
+    let measured = pairs(blocks, each, added, async || gets(&plain).await).await;
+    world.report.row("an observer, added to one get in memory", "the get").at_most(300e-9).measured(&measured);
 }
 
 /// Measures a list of a few records of a larger bucket. The cost must not grow with the size of the bucket.

@@ -9,12 +9,13 @@ use syn::{Attribute, Error, ExprPath, Ident, Lit, LitBool, LitInt, LitStr, Path,
 use crate::ctxt::Ctxt;
 use crate::names;
 
-const CONTAINER: [&str; 25] = [
+const CONTAINER: [&str; 26] = [
     "bucket",
     "key",
     "key_name",
     "filter_name",
     "key_codec",
+    "sensitive_key",
     "codec",
     "history",
     "ttl",
@@ -46,6 +47,7 @@ pub(crate) struct Container {
     pub(crate) key_name: Option<Ident>,
     pub(crate) filter_name: Option<Ident>,
     pub(crate) key_codec: Option<LitStr>,
+    pub(crate) sensitive_key: Option<bool>,
     pub(crate) codec: Option<Type>,
     pub(crate) history: Option<LitInt>,
     pub(crate) ttl: Option<LitStr>,
@@ -107,6 +109,7 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
         "key_codec" => {
             set_once(&mut found.key_codec, name, || value(input, name, "a key codec; write `key_codec = \"base64\"`"))
         }
+        "sensitive_key" => set_once(&mut found.sensitive_key, name, || switch(input, name).map(|switch| switch.value)),
         "codec" => set_once(&mut found.codec, name, || value(input, name, "a type; write `codec = Json`")),
         "history" => {
             set_once(&mut found.history, name, || value(input, name, "a number from 1 to 64; write `history = 5`"))

@@ -70,6 +70,7 @@ use crate::ctxt::Ctxt;
 /// | `key_name` | string | Name of the key type. | name of the struct followed by `Key` | `key_name = "SessionId"` |
 /// | `filter_name` | string | Name of the filter type. | name of the struct followed by `Filter` | `filter_name = "SessionIds"` |
 /// | `key_codec` | string | Encoding of the stored keys, see [below](#key-codecs). | `"escaped"` | `key_codec = "base64"` |
+/// | `sensitive_key` | flag | Whether the key is a secret, such as a session id. Errors, events and spans then show a hash of it. `Error::key` still returns it. | not set | `sensitive_key` |
 /// | `codec` | type | `Codec` of the stored value. | `Json` | `codec = MsgPack` |
 /// | `history` | integer | Number of revisions to keep of each key, from 1 to 64. | unset; a new bucket keeps 1 | `history = 5` |
 /// | `ttl` | duration | Time after its write when a record expires, at least `100ms`. | unset; a new bucket has no TTL | `ttl = "1h30m"` |

@@ -89,6 +89,8 @@ pub(crate) struct Model<'a> {
     pub(crate) validate: Option<ExprPath>,
     /// The variant of `KeyCodec`, and the literal that names it.
     pub(crate) key_codec: Option<(Ident, LitStr)>,
+    /// Whether errors hide the key.
+    pub(crate) sensitive_key: bool,
     pub(crate) fields: Vec<Field<'a>>,
     /// Whether the model has no errors. The code for an invalid model has fewer bounds.
     pub(crate) is_valid: bool,
@@ -144,6 +146,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         key,
         filter,
         key_codec,
+        sensitive_key: attrs.sensitive_key.unwrap_or_default(),
         codec: attrs.codec,
         settings,
         version,

@@ -15,11 +15,15 @@ use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::NatsBackend;
 use crate::error::{Error, Result};
+use crate::observe::Observer;
 use crate::store::Store;
 
 #[cfg(feature = "nats")]
 #[doc(inline)]
 pub use crate::backend::nats::NatsOptions;
+#[doc(inline)]
+pub use crate::backend::{ConnectionState, ServerInfo};
+pub use crate::store::{StoreHealth, StoreInfo};
 
 impl Store {
     /// Opens the store at a URL.
@@ -75,6 +79,9 @@ impl Store {
         Connect {
             url: url.into(),
             timeout: Self::TIMEOUT,
+            fail_fast_after: None,
+            observer: None,
+            trace_keys: false,
             #[cfg(feature = "nats")]
             options: NatsOptions::default(),
             #[cfg(feature = "nats")]
@@ -88,6 +95,9 @@ impl Store {
 pub struct Connect {
     url: String,
     timeout: Duration,
+    fail_fast_after: Option<Duration>,
+    observer: Option<Arc<dyn Observer>>,
+    trace_keys: bool,
     #[cfg(feature = "nats")]
     options: NatsOptions,
     #[cfg(feature = "nats")]
@@ -116,6 +126,41 @@ impl Connect {
     /// [`Store::TIMEOUT`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Refuses operations during an outage: an operation that starts after the connection was down for `outage` fails
+    /// at once with `Unavailable`, and is not applied. Off by default, so that an operation waits for the connection
+    /// until its timeout.
+    ///
+    /// A bucket without a leader is not an outage of the connection. A hung server is detected after three missed pings,
+    /// six seconds by default. Renewals of leases are refused, too, and retried while the lease is valid.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let url = "memory:";
+    /// let store = Store::connect(url).fail_fast_after(Duration::from_secs(1)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fail_fast_after(mut self, outage: Duration) -> Self {
+        self.fail_fast_after = Some(outage);
+        self
+    }
+
+    /// Sets an observer, which receives a report of each operation and the events of background work. See
+    /// [`observe`](crate::observe) and [`Store::with_observer`].
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Sets whether the spans of operations contain the keys of records. By default they contain none, because a key may
+    /// be a secret, such as a session id. The keys of a model with `#[kv(sensitive_key)]` never appear.
+    pub fn trace_keys(mut self, on: bool) -> Self {
+        self.trace_keys = on;
         self
     }
 
@@ -168,7 +213,19 @@ impl Connect {
                 return Err(Error::invalid_config("the URL must begin with `memory:`, `file:`, `nats://` or `tls://`"));
             }
         };
-        Ok(Store::from_backend(backend).with_timeout(*timeout))
+        let system = match scheme.as_deref() {
+            Some("memory") => "memory",
+            Some("file") => "file",
+            _ => "nats",
+        };
+        let mut store = Store::of_system(backend, system).with_timeout(*timeout).with_traced_keys(self.trace_keys);
+        if let Some(outage) = self.fail_fast_after {
+            store = store.fail_fast_after(outage);
+        }
+        Ok(match self.observer {
+            Some(observer) => store.with_observer(observer),
+            None => store,
+        })
     }
 }
 
@@ -278,7 +335,7 @@ impl OpenFile {
 
     async fn run(self) -> Result<Store> {
         let timeout = self.options.timeout;
-        Ok(Store::from_backend(Arc::new(FileBackend::open(self.options).await?)).with_timeout(timeout))
+        Ok(Store::of_system(Arc::new(FileBackend::open(self.options).await?), "file").with_timeout(timeout))
     }
 }
 

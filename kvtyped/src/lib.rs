@@ -236,6 +236,29 @@
 //! contain no credentials, and its logs and errors contain no values. The `Debug` output of a type that holds a record
 //! contains the `Debug` output of the record.
 //!
+//! # In production
+//!
+//! * **Health**: [`Store::health`] and [`ReadBucket::health`] show whether a process is ready for requests.
+//!   [`Store::connection`] is a channel of the state of the connection.
+//! * **Outages**: with [`fail_fast_after`](connect::Connect::fail_fast_after), operations fail at once during an outage.
+//! * **Shutdown**: [`Store::shutdown`] releases every lock of the process, so that the next process gets them at once.
+//! * **Tracing and metrics**: [`observe`] describes the spans of operations, and the observer that metrics need.
+//! * **Secret keys**: a model with `#[kv(sensitive_key)]` has a hash in place of the key in all messages.
+//!
+//! ```
+//! # use kvtyped::prelude::*;
+//! # async fn serve() {}
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), kvtyped::Error> {
+//! # let url = "memory:";
+//! let store = Store::connect(url).fail_fast_after(Duration::from_secs(1)).await?;
+//! assert!(store.health().await?.is_healthy());
+//! serve().await; // until the process is asked to end
+//! store.shutdown(Duration::from_secs(5)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Runtime
 //!
 //! The crate runs on tokio. The runtime needs the time driver, and the I/O driver for a server. Caches, live values,
@@ -250,6 +273,7 @@
 //! | `file` | no | durable storage in a file of this machine (`file:` URLs), with SQLite |
 //! | `uuid` | no | `Uuid` as a segment of a key |
 //! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
+//! | `metrics-0_24` | no | [an observer](observe::MetricsObserver) for the crate `metrics` 0.24 |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
 //! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
 //! | `tower` | no | a rate limit layer for tower services |
@@ -277,6 +301,8 @@ pub mod bucket;
 pub mod conformance;
 pub mod backend;
 pub mod model;
+mod context;
+pub mod observe;
 mod shutdown;
 mod host;
 mod error;

@@ -1,18 +1,24 @@
 //! The store: a connection to the buckets of one server, cluster or process.
 
+mod info;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+pub use self::info::{StoreHealth, StoreInfo};
 use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::{NatsBackend, NatsOptions};
-use crate::backend::{Backend, Deadline};
+use crate::backend::{Backend, ConnectionState, Deadline};
 use crate::bucket::{CopyTarget, CounterBucket, OpenBucket, OpenRawBucket};
 use crate::config::BucketConfig;
-use crate::error::Result;
+use crate::context::StoreContext;
+use crate::error::{ErrorKind, Result};
 use crate::model::KvModel;
-use crate::shutdown::ShutdownSignal;
+use crate::observe::{Instruments, Observer, StoreEvent};
 
 /// A handle to the buckets of this process's memory, of a NATS server or of a cluster. Cheap to clone.
 ///
@@ -39,7 +45,7 @@ use crate::shutdown::ShutdownSignal;
 pub struct Store {
     backend: Arc<dyn Backend>,
     timeout: Duration,
-    closed: Arc<ShutdownSignal>,
+    context: Arc<StoreContext>,
 }
 
 impl Store {
@@ -48,7 +54,7 @@ impl Store {
 
     /// Creates a new store in this process's memory, with the same semantics as a server.
     pub fn memory() -> Self {
-        Self::from_backend(Arc::new(MemoryBackend::new()))
+        Self::of_system(Arc::new(MemoryBackend::new()), "memory")
     }
 
     /// Creates a store on an existing connection of the application. The client must be of the version of `async-nats`
@@ -69,7 +75,7 @@ impl Store {
     /// client instead.
     #[cfg(feature = "nats")]
     pub fn from_client(client: async_nats::Client) -> Self {
-        Self::from_backend(Arc::new(NatsBackend::from_client(client)))
+        Self::of_system(Arc::new(NatsBackend::from_client(client)), "nats")
     }
 
     /// Creates a store on an existing connection, in another JetStream domain or account; see
@@ -80,12 +86,76 @@ impl Store {
     /// Returns `InvalidConfig` if the domain or the prefix is invalid.
     #[cfg(feature = "nats")]
     pub fn from_client_with(client: async_nats::Client, options: NatsOptions) -> Result<Self> {
-        Ok(Self::from_backend(Arc::new(NatsBackend::from_client_with(client, options)?)))
+        Ok(Self::of_system(Arc::new(NatsBackend::from_client_with(client, options)?), "nats"))
     }
 
     /// Creates a store on a custom backend; see [`backend`](crate::backend).
     pub fn from_backend(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, timeout: Self::TIMEOUT, closed: Arc::default() }
+        Self::of_system(backend, "custom")
+    }
+
+    /// Creates a store on a backend of this kind.
+    pub(crate) fn of_system(backend: Arc<dyn Backend>, system: &'static str) -> Self {
+        let server =
+            backend.connection().borrow().server.as_ref().map(|server| (server.host.as_str().into(), server.port));
+        let context = StoreContext::default().instrumented(|_| Instruments::new(system, server));
+        Self { backend, timeout: Self::TIMEOUT, context: Arc::new(context) }
+    }
+
+    /// Returns the same store with an observer, which receives a report of each operation and the events of background
+    /// work. The other handles of the store are unchanged. See [`observe`](crate::observe).
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// use std::sync::Arc;
+    /// use kvtyped::observe::{Observer, OperationReport};
+    ///
+    /// struct Print;
+    ///
+    /// impl Observer for Print {
+    ///     fn operation(&self, report: &OperationReport<'_>) {
+    ///         println!("{} took {:?}", report.operation, report.duration);
+    ///     }
+    /// }
+    ///
+    /// let store = Store::memory().with_observer(Arc::new(Print));
+    /// ```
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.context = Arc::new(self.context.as_ref().clone().instrumented(|old| old.with_observer(observer)));
+        self.observe_connection();
+        self
+    }
+
+    /// Returns the same store with the keys of records in its spans. By default, spans contain no keys.
+    #[must_use]
+    pub fn with_traced_keys(mut self, on: bool) -> Self {
+        self.context = Arc::new(self.context.as_ref().clone().instrumented(|old| old.trace_keys(on)));
+        self
+    }
+
+    /// Reports the loss of the connection and its return to the observer.
+    fn observe_connection(&self) {
+        let (mut connection, context) = (self.connection(), Arc::downgrade(&self.context));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let mut lost_at = None;
+            while connection.changed().await.is_ok() {
+                let Some(context) = context.upgrade() else { return };
+                let state = connection.borrow_and_update().clone();
+                match (state.connected, lost_at.take()) {
+                    (true, Some(lost)) => {
+                        let outage = state.since.saturating_duration_since(lost);
+                        context.instruments().event(&StoreEvent::Reconnected { outage });
+                    }
+                    (false, lost) => {
+                        lost_at = Some(lost.unwrap_or(state.since));
+                        context.instruments().event(&StoreEvent::Disconnected);
+                    }
+                    (true, None) => {}
+                }
+            }
+        });
     }
 
     /// Returns the same store with another default timeout. The timeout bounds each operation, including its retries.
@@ -111,7 +181,7 @@ impl Store {
     /// # }
     /// ```
     pub fn bucket<T: KvModel>(&self) -> OpenBucket<T> {
-        OpenBucket::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.closed))
+        OpenBucket::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.context))
     }
 
     /// Opens an existing bucket without its model, for a tool that reads or writes buckets of any model.
@@ -161,7 +231,8 @@ impl Store {
     ///
     /// Dropping the future has no effect.
     pub async fn buckets(&self) -> Result<Vec<String>> {
-        self.open()?.names(self.deadline()).await
+        let names = async { self.open()?.names(self.deadline()).await };
+        self.context.observe("buckets", "", Box::pin(names)).await
     }
 
     /// Deletes a bucket with all its records. Returns whether the bucket existed.
@@ -175,8 +246,11 @@ impl Store {
     /// If the future is dropped, the bucket may or may not be deleted.
     pub async fn delete_bucket(&self, name: &str) -> Result<bool> {
         crate::config::check_bucket_name("name", name)?;
-        let deleted = self.open()?.delete(name, self.deadline()).await;
-        deleted.map_err(|error| error.with_context("delete_bucket", name, None))
+        let delete = async {
+            let deleted = self.open()?.delete(name, self.deadline()).await;
+            deleted.map_err(|error| error.with_context("delete_bucket", name, None))
+        };
+        self.context.observe("delete_bucket", name, Box::pin(delete)).await
     }
 
     /// Copies the store into a new file, while writers continue. The copy is consistent: it contains every write that was
@@ -199,8 +273,8 @@ impl Store {
     /// it. Afterwards this store, its clones and their buckets return errors of the kind `Closed`. Their watches end
     /// with that error.
     ///
-    /// Release locks and leaderships first. A closed store can neither renew nor release them. They are lost at their
-    /// next renewal, and become free when their TTL ends.
+    /// A closed store can neither renew nor release locks and leaderships. Their guards report `Lost`, and they become
+    /// free when their TTL ends. [`shutdown`](Self::shutdown) releases them first.
     ///
     /// # Errors
     ///
@@ -211,7 +285,160 @@ impl Store {
     /// The store is closed as soon as the future is polled. If the future is dropped, the pending messages may or may
     /// not be sent.
     pub async fn close(&self) -> Result<()> {
-        if self.closed.trigger() { self.backend.close().await } else { Ok(()) }
+        if self.context.shutdown().trigger() { self.backend.close().await } else { Ok(()) }
+    }
+
+    /// Shuts the store down: refuses new operations, releases every lease, ends watches and caches, and then closes the
+    /// store as [`close`](Self::close) does. Call it when the process is asked to end, so that its locks are free at once
+    /// instead of after their TTL.
+    ///
+    /// New operations, and waits for a lock or another lease, end with `Closed`. Operations that already run continue;
+    /// finish your requests first. Every lease of this store and its clones is released: locks, leaderships, permits,
+    /// memberships, running work of `once`, and jobs of maintenance. Their guards then report `Lost`.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let store = Store::connect("memory:shutdown-example").await?;
+    /// let other = Store::connect("memory:shutdown-example").await?;
+    /// let guard = store.locks("jobs").lock("nightly").await?;
+    ///
+    /// store.shutdown(Duration::from_secs(5)).await?;
+    /// assert!(!guard.is_held());
+    /// assert!(other.locks("jobs").try_lock("nightly").await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `Timeout` if a lease is not released within `grace`. That lease becomes free after its TTL. Returns an error of
+    /// the backend if the pending messages cannot be sent. The store is closed in both cases.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the releases continue in the background, and the store refuses new operations but is
+    /// not closed. Call [`close`](Self::close) then.
+    pub async fn shutdown(&self, grace: Duration) -> Result<()> {
+        self.context.shutdown().drain();
+        let released = self.context.shutdown().released(grace).await;
+        let closed = self.close().await;
+        released.and(closed)
+    }
+
+    /// Measures a round trip to the server. Needs no permission for JetStream.
+    ///
+    /// The message goes to an inbox of this connection. A user who may not publish there gets an answer too: the denial.
+    /// Over a client of the application, such a user gets a `Timeout`.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let round_trip = Store::memory().ping().await?;
+    /// assert!(round_trip < Duration::from_secs(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `Unavailable` if there is no connection, and `Timeout` if the server does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn ping(&self) -> Result<Duration> {
+        self.open()?.ping(self.deadline()).await
+    }
+
+    /// Returns the server of the store, and the capabilities of the backend.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let info = Store::memory().info().await?;
+    /// assert!(info.capabilities.key_ttl && info.server.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the server does not answer. The capabilities need the permission to publish to
+    /// `$JS.API.INFO`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn info(&self) -> Result<StoreInfo> {
+        let capabilities = self.open()?.capabilities(self.deadline()).await?;
+        Ok(StoreInfo { server: self.connection().borrow().server.clone(), capabilities })
+    }
+
+    /// Returns the state of the connection and its changes, as a channel of the latest state. Performs no I/O.
+    ///
+    /// On a connection of [`connect`](Self::connect), the client reports a change at once. Over a client of the
+    /// application, a change is visible after 100 ms. A hung server is detected after three missed pings.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// let connection = Store::memory().connection();
+    /// assert!(connection.borrow().connected);
+    /// ```
+    pub fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.backend.connection()
+    }
+
+    /// Returns the health of the connection: its state, and the time of a round trip. Needs no permission for JetStream.
+    ///
+    /// Use the health to decide whether the process is *ready* for requests. Do not use it for *liveness*: an outage of
+    /// the server must not restart every process. [`ReadBucket::health`](crate::ReadBucket::health) checks one bucket.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let health = Store::memory().health().await?;
+    /// assert!(health.is_healthy());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `Closed` if the store is closed. A server that does not answer within the store's timeout is a result,
+    /// not an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn health(&self) -> Result<StoreHealth> {
+        self.context.shutdown().check()?;
+        let connection = self.connection().borrow().clone();
+        let round_trip = match connection.connected {
+            true => match self.backend.ping(self.deadline()).await {
+                Ok(round_trip) => Some(round_trip),
+                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error),
+                Err(_) => None,
+            },
+            false => None,
+        };
+        Ok(StoreHealth { connection, round_trip })
+    }
+
+    /// Refuses operations after an outage of this length; see [`Connect::fail_fast_after`](crate::connect::Connect::fail_fast_after).
+    pub(crate) fn fail_fast_after(mut self, outage: Duration) -> Self {
+        let context = StoreContext::clone(&self.context);
+        self.context = Arc::new(context.fail_fast(outage, self.connection()));
+        self
+    }
+
+    /// Returns the state that everything opened by this store shares.
+    pub(crate) fn context(&self) -> &Arc<StoreContext> {
+        &self.context
     }
 
     /// Opens the server-side counters of this name, or only those below a first segment. Returns `None` if the backend
@@ -226,16 +453,16 @@ impl Store {
         let name = config.name.clone();
         let raw = self.open()?.counters(config, Deadline::after(timeout)).await;
         let raw = raw.map_err(|error| error.with_context("open", &name, None))?;
-        Ok(raw.map(|raw| CounterBucket::new(raw, name, below, timeout, Arc::clone(&self.closed))))
+        Ok(raw.map(|raw| CounterBucket::new(raw, name, below, timeout, Arc::clone(&self.context))))
     }
 
     /// Returns this store as the target of a copy.
     fn copy_target(&self) -> CopyTarget {
-        CopyTarget::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.closed))
+        CopyTarget::new(Arc::clone(&self.backend), self.timeout, Arc::clone(&self.context))
     }
 
     fn open(&self) -> Result<&Arc<dyn Backend>> {
-        self.closed.check()?;
+        self.context.admit()?;
         Ok(&self.backend)
     }
 

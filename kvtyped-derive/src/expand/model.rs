@@ -25,6 +25,11 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         .key_codec
         .as_ref()
         .map(|(variant, _)| quote!(const KEY_CODEC: #private::KeyCodec = #private::KeyCodec::#variant;));
+    let sensitive_key = model.sensitive_key.then(|| {
+        quote!(
+            const SENSITIVE_KEY: bool = true;
+        )
+    });
     let (value, stored, from_stored) = stored(model);
     let schema = model.is_valid.then(|| version::schema(model, private));
     let validate = model.validate.as_ref().map(|function| validate(function, private));
@@ -56,6 +61,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             type Codec = #codec;
 
             #key_codec
+            #sensitive_key
             #schema
 
             fn settings() -> #private::BucketConfig {

@@ -164,6 +164,12 @@
 //! * A scan returns each counter that matches its pattern once (`scan_yields_each_counter_once`).
 //! * A removed counter restarts at zero (`removed_counter_restarts_at_zero`).
 //!
+//! Connection:
+//! * A ping returns the time of a round trip. It fails with `Timeout` if its deadline has passed
+//!   (`ping_measures_a_round_trip`).
+//! * The state of the connection is known without I/O, and a working backend is connected
+//!   (`working_backend_is_connected`).
+//!
 //! A scan is as fresh as a read of [`Read::Any`]. Every method ends at its deadline, or at most a moment later. If the
 //! future of a write is dropped, the write may or may not be applied. A dropped read leaves nothing behind.
 
@@ -177,6 +183,7 @@
 // | `headers` | the headers of a record |
 // | `write`, `batch` | writes, as data |
 // | `entry`, `scan`, `watch` | entries, scans and watch sessions, as data |
+// | `connection_state` | the state of the connection to a server |
 // | `status` | the capabilities of a backend, and the status of a bucket |
 // | `counters` | the interface of counters |
 // | `state` | the state machine of the embedded backend |
@@ -193,6 +200,7 @@ mod batch;
 mod entry;
 mod scan;
 mod watch;
+mod connection_state;
 mod status;
 mod counters;
 mod state;
@@ -206,6 +214,7 @@ pub mod nats;
 pub use self::backoff::Backoff;
 pub use self::batch::Batch;
 pub(crate) use self::concurrent::next_output;
+pub use self::connection_state::{ConnectionState, ServerInfo};
 pub use self::counters::RawCounters;
 pub use self::deadline::Deadline;
 pub use self::delivered::Delivered;
@@ -220,9 +229,12 @@ pub use self::write::{OperationId, Precondition, Write, WriteKind};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use tokio::sync::watch::Receiver;
+use tokio::time::Instant;
 
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
@@ -259,6 +271,22 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the names of all buckets, in order.
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>>;
+
+    /// Measures a round trip to the server. The default implementation is for a backend in this process: it requests
+    /// the capabilities.
+    fn ping(&self, deadline: Deadline) -> BoxFuture<'_, Result<Duration>> {
+        Box::pin(async move {
+            let started = Instant::now();
+            self.capabilities(deadline).await?;
+            Ok(started.elapsed())
+        })
+    }
+
+    /// Returns the state of the connection and its changes. Performs no I/O. The default implementation is for a
+    /// backend without a connection. A wrapper of a backend must forward the call.
+    fn connection(&self) -> Receiver<ConnectionState> {
+        ConnectionState::permanent()
+    }
 
     /// Copies everything into a new file, while writers continue. Only the backend of a file supports this.
     fn backup(&self, path: PathBuf) -> BoxFuture<'_, Result<()>> {

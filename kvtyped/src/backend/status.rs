@@ -70,6 +70,10 @@ pub struct BucketStatus {
     pub now: SystemTime,
     /// Whether the TTL of a single entry takes effect.
     pub entry_ttl: bool,
+    /// Whether the bucket has a leader, which accepts writes.
+    pub has_leader: bool,
+    /// The number of replicas that are offline or behind the leader.
+    pub replicas_behind: u32,
     /// The storage system: `JetStream`, `memory`, `file`.
     pub backing_store: &'static str,
     /// The raw status of the storage system: the stream's information (`$JS.API.STREAM.INFO`) of a server, or the files
@@ -91,6 +95,8 @@ impl BucketStatus {
             created,
             now,
             entry_ttl,
+            has_leader: true,
+            replicas_behind: 0,
             backing_store,
             raw: None,
         }

@@ -136,7 +136,7 @@ impl<T: KvModel> CheckSchema<'_, T> {
     }
 }
 
-verb!(CheckSchema => SchemaReport);
+verb!(CheckSchema("check_schema", bucket) => SchemaReport);
 
 /// The sampled records of one version.
 #[derive(Debug, Default)]

@@ -147,4 +147,4 @@ impl<T: KvModel> Compact<'_, T> {
     }
 }
 
-verb!(Compact => Compacted);
+verb!(Compact("compact", bucket) => Compacted);

@@ -13,11 +13,11 @@ use super::handle::{Bucket, ReadBucket};
 use super::list::Cursor;
 use crate::backend::{Backend, Deadline, Operation, RawBucket, ScanRequest};
 use crate::config::BucketConfig;
+use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, Pattern};
 use crate::model::RawRecord;
 use crate::revision::Revision;
-use crate::shutdown::ShutdownSignal;
 
 /// The operation of errors.
 const OPERATION: &str = "copy_bucket";
@@ -84,7 +84,7 @@ pub fn copy_bucket<'a>(from: &'a ReadBucket<RawRecord>, to: impl Into<CopyTarget
 pub struct CopyTarget {
     backend: Arc<dyn Backend>,
     timeout: Duration,
-    closed: Arc<ShutdownSignal>,
+    context: Arc<StoreContext>,
 }
 
 /// The progress of a copy.
@@ -224,8 +224,8 @@ impl<'a> CopyBucket<'a> {
 }
 
 impl CopyTarget {
-    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<ShutdownSignal>) -> Self {
-        Self { backend, timeout, closed }
+    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, context: Arc<StoreContext>) -> Self {
+        Self { backend, timeout, context }
     }
 
     /// Opens the target. Creates it with the settings of the source if it does not exist.
@@ -235,8 +235,8 @@ impl CopyTarget {
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<Bucket<RawRecord>> {
-        let Self { backend, timeout: default, closed } = self;
-        closed.check()?;
+        let Self { backend, timeout: default, context } = self;
+        context.admit()?;
         let timeout = timeout.unwrap_or(default);
         let deadline = Deadline::after(timeout);
         let raw = match backend.open(name, deadline).await? {
@@ -252,7 +252,7 @@ impl CopyTarget {
         if is_same(from, &*raw) {
             return Err(Error::invalid_config("the target is the source; choose another `name` or another store"));
         }
-        Ok(Bucket { read: ReadBucket::new(backend, raw, KeyCodec::Escaped, timeout, closed) })
+        Ok(Bucket { read: ReadBucket::new(backend, raw, KeyCodec::Escaped, timeout, context) })
     }
 }
 
@@ -286,7 +286,8 @@ impl<'a> IntoFuture for CopyBucket<'a> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let from = self.from;
+        from.observe("copy", Box::pin(self.run()))
     }
 }
 

@@ -102,4 +102,4 @@ impl<T: KvModel> Count<'_, T> {
     }
 }
 
-verb!(Count => u64);
+verb!(Count("count", bucket) => u64);

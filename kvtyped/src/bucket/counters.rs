@@ -8,9 +8,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::backend::{Deadline, RawCounters};
+use crate::context::StoreContext;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
-use crate::shutdown::ShutdownSignal;
 
 /// The number of attempts while a concurrent increment keeps the total out of range.
 const ATTEMPTS: u32 = 8;
@@ -22,8 +22,7 @@ pub(crate) struct CounterBucket {
     bucket: String,
     below: Option<String>,
     timeout: Duration,
-    /// The shutdown signal of the store.
-    closed: Arc<ShutdownSignal>,
+    context: Arc<StoreContext>,
 }
 
 impl CounterBucket {
@@ -32,9 +31,9 @@ impl CounterBucket {
         bucket: String,
         below: Option<String>,
         timeout: Duration,
-        closed: Arc<ShutdownSignal>,
+        context: Arc<StoreContext>,
     ) -> Self {
-        Self { raw, bucket, below, timeout, closed }
+        Self { raw, bucket, below, timeout, context }
     }
 
     /// Increments the counter and returns the new total. If the total leaves the range of `i64`, the opposite increment
@@ -108,7 +107,7 @@ impl CounterBucket {
     }
 
     fn raw(&self, operation: &'static str) -> Result<&dyn RawCounters> {
-        self.closed.check().map_err(|error| error.with_context(operation, &self.bucket, None))?;
+        self.context.admit().map_err(|error| error.with_context(operation, &self.bucket, None))?;
         Ok(&*self.raw)
     }
 

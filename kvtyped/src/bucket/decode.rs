@@ -13,6 +13,7 @@ use crate::codec::{Codec, CodecError, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::{DecodeError, KvModel, Refusal};
+use crate::observe::note_read;
 
 fn undecodable(codec: &'static str, detail: String) -> Error {
     Error::new(ErrorKind::Decode { codec, detail })
@@ -28,8 +29,16 @@ fn with_model<T>(error: Error, raw: &RawEntry) -> Error {
 
 /// Decodes a stored key.
 pub(crate) fn key<T: KvModel>(stored: &Key) -> Result<T::Key> {
-    T::Key::decode(stored.as_str())
-        .map_err(|error| undecodable("key", error.to_string()).with_key(stored.as_str()).of_model::<T>())
+    T::Key::decode(stored.as_str()).map_err(|error| {
+        // The reason quotes the key.
+        let reason = if T::SENSITIVE_KEY { "it does not match the template".to_owned() } else { error.to_string() };
+        hide::<T>(undecodable("key", reason).with_key(stored.as_str()).of_model::<T>())
+    })
+}
+
+/// Hides the key in the output of an error, if it is a secret.
+fn hide<T: KvModel>(error: Error) -> Error {
+    if T::SENSITIVE_KEY { error.hide_key() } else { error }
 }
 
 /// Returns the reason of the removal if the entry is a delete marker.
@@ -49,20 +58,20 @@ pub(super) fn removal(raw: &RawEntry) -> Result<Option<Removed>> {
 
 /// Decodes the record of an entry. Returns `None` if the entry is a delete marker.
 pub(crate) fn entry<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> Result<Option<Entry<T>>> {
-    if removal(raw)?.is_some() {
+    if removal(raw).map_err(hide::<T>)?.is_some() {
         return Ok(None);
     }
     let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
-    record(raw, key, clock).map(Some)
+    record(raw, key, clock).map(Some).map_err(hide::<T>)
 }
 
 /// Decodes the record of an entry without its metadata. Returns `None` if the entry is a delete marker.
 pub(crate) fn value<T: KvModel>(raw: &RawEntry) -> Result<Option<T>> {
-    if removal(raw)?.is_some() {
+    if removal(raw).map_err(hide::<T>)?.is_some() {
         return Ok(None);
     }
     let key = key::<T>(&raw.key).map_err(|error| located(error, raw))?;
-    record_value(raw, &key).map(|(value, _)| Some(value))
+    record_value(raw, &key).map(|(value, _)| Some(value)).map_err(hide::<T>)
 }
 
 /// Decodes the record of an entry that is not a delete marker. `key` is the decoded key of the entry.
@@ -77,6 +86,7 @@ fn record<T: KvModel>(raw: &RawEntry, key: T::Key, clock: &Arc<BucketClock>) -> 
 
 /// Decodes the value of a record. Returns it with its schema version.
 fn record_value<T: KvModel>(raw: &RawEntry, key: &T::Key) -> Result<(T, u32)> {
+    note_read(raw.value.len());
     let version = stored_version::<T>(raw)?;
     let stored = decode_value::<T>(version, raw)?;
     let value = T::__from_stored(key, stored);
@@ -143,9 +153,9 @@ pub(crate) fn version<T: KvModel>(raw: &RawEntry, clock: &Arc<BucketClock>) -> R
         Ok(None) => match record(raw, key, clock) {
             Ok(entry) => Version::Put(entry),
             // Decoding the key again is cheaper than keeping a copy for errors, which are rare.
-            Err(error) => Version::Undecodable { key: self::key::<T>(&raw.key)?, revision, error },
+            Err(error) => Version::Undecodable { key: self::key::<T>(&raw.key)?, revision, error: hide::<T>(error) },
         },
-        Err(error) => Version::Undecodable { key, revision, error },
+        Err(error) => Version::Undecodable { key, revision, error: hide::<T>(error) },
     })
 }
 

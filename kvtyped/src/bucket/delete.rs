@@ -136,5 +136,5 @@ impl<T: KvModel> Purge<'_, T> {
 options!(fence: Delete Purge);
 options!(timeout: Delete Purge);
 
-verb!(Delete => Revision);
-verb!(Purge => Revision);
+verb!(Delete("delete", bucket) => Revision);
+verb!(Purge("purge", bucket) => Revision);

@@ -3,8 +3,10 @@
 use super::content::Target;
 use super::handle::BucketInner;
 use super::precondition;
-use crate::backend::{Batch, Deadline, Precondition, Write};
+use crate::backend::{Batch, Deadline, Precondition, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::observe::note_write;
 use crate::revision::Revision;
 
 impl BucketInner {
@@ -21,6 +23,8 @@ impl BucketInner {
         target: Option<Target>,
         deadline: Deadline,
     ) -> Result<Revision> {
+        self.note_key(&write.key);
+        note_write(std::iter::once(value_size(&write)));
         let epoch = self.schema.epoch_for(target.as_slice())?;
         if epoch.is_some() {
             return Box::pin(self.write_in_epochs(write, on, target, epoch, deadline)).await;
@@ -28,6 +32,13 @@ impl BucketInner {
         match precondition::write(&*self.raw, write, on, deadline).await {
             Err(error) if is_epoch_moved(&error) => Err(Box::pin(self.first_epoch(error, target, deadline)).await),
             written => written,
+        }
+    }
+
+    /// Records the key of the current operation in its span, if the store traces keys.
+    pub(super) fn note_key(&self, key: &Key) {
+        if !self.hides_keys {
+            self.context.instruments().note_key(key.as_str());
         }
     }
 
@@ -64,6 +75,7 @@ impl BucketInner {
     ///
     /// As [`write`](Self::write).
     pub(crate) async fn commit(&self, batch: Batch, targets: &[Target], deadline: Deadline) -> Result<Vec<Revision>> {
+        note_write(batch.writes.iter().map(value_size));
         let mut epoch = self.schema.epoch_for(targets)?;
         if epoch.is_none() {
             return match self.raw.commit(batch, deadline).await {
@@ -119,6 +131,14 @@ impl BucketInner {
             self.schema.set(&status.config);
         }
         Ok(())
+    }
+}
+
+/// Returns the size of the value of a write in bytes.
+fn value_size(write: &Write) -> usize {
+    match &write.kind {
+        WriteKind::Put(value) => value.len(),
+        _ => 0,
     }
 }
 

@@ -84,6 +84,7 @@ impl<T: KvModel> Get<'_, T> {
         let Self { bucket, key, at, timeout } = self;
         let raw = bucket.raw("get")?;
         let encoded = key.encode().map_err(|error| bucket.bad_key("get", error))?;
+        bucket.note_key(&encoded);
         // Load the epoch before the request.
         let epoch = raw.identity().connection_epoch;
         let read = async {
@@ -100,4 +101,4 @@ impl<T: KvModel> Get<'_, T> {
     }
 }
 
-verb!(Get => Option<Entry<T>>);
+verb!(Get("get", bucket) => Option<Entry<T>>);

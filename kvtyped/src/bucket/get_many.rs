@@ -127,7 +127,7 @@ impl<'a, T: KvModel> GetMany<'a, T> {
     }
 }
 
-verb!(GetMany => Vec<Option<Entry<T>>>);
+verb!(GetMany("get_many", bucket) => Vec<Option<Entry<T>>>);
 
 /// A read of many records with a separate result for each; see [`GetMany::results`].
 #[must_use = "nothing is read until it is awaited"]
@@ -146,4 +146,4 @@ impl<T: KvModel> GetManyResults<'_, T> {
     }
 }
 
-verb!(GetManyResults => Vec<Result<Option<Entry<T>>>>);
+verb!(GetManyResults("get_many", many.bucket) => Vec<Result<Option<Entry<T>>>>);

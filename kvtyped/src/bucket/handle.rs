@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::clock::BucketClock;
@@ -20,11 +21,12 @@ use super::seen::SeenRevisions;
 use super::tombstones::Tombstones;
 use crate::backend::{Backend, Batch, BucketStatus, Deadline, Precondition, RawBucket};
 use crate::config::BucketConfig;
-use crate::error::{Error, ErrorKind, Result};
+use crate::context::StoreContext;
+use crate::error::{Error, ErrorKind, Result, is_of_recipe};
 use crate::key::{Key, KeyCodec, KeyError};
 use crate::model::KvModel;
+use crate::observe::Failure;
 use crate::revision::Revision;
-use crate::shutdown::ShutdownSignal;
 
 /// A read-only handle to a bucket. Writing does not compile.
 ///
@@ -75,8 +77,9 @@ pub(super) struct BucketInner {
     pub(super) key_codec: KeyCodec,
     pub(super) timeout: Duration,
     pub(super) closed: AtomicBool,
-    /// The shutdown signal of the store.
-    pub(super) shutdown: Arc<ShutdownSignal>,
+    pub(super) context: Arc<StoreContext>,
+    /// Whether the keys of the records are secrets.
+    pub(super) hides_keys: bool,
     pub(super) schema: SchemaState,
     pub(super) clock: Arc<BucketClock>,
     pub(super) seen: SeenRevisions,
@@ -95,7 +98,7 @@ impl<T: KvModel> ReadBucket<T> {
         raw: Arc<dyn RawBucket>,
         key_codec: KeyCodec,
         timeout: Duration,
-        shutdown: Arc<ShutdownSignal>,
+        context: Arc<StoreContext>,
     ) -> Self {
         let seen = SeenRevisions::new(raw.identity());
         // A bucket with more history stores every change separately.
@@ -110,7 +113,8 @@ impl<T: KvModel> ReadBucket<T> {
             clock,
             timeout,
             closed: AtomicBool::new(false),
-            shutdown,
+            context,
+            hides_keys: T::SENSITIVE_KEY,
             seen,
             key_queues,
             tombstones: Tombstones::default(),
@@ -155,11 +159,14 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the future has no effect.
     pub async fn status(&self) -> Result<BucketStatus> {
-        let raw = self.raw("status")?;
-        let status = raw.status(self.deadline(None)).await;
-        let status = status.map_err(|error| error.with_context("status", self.name(), None))?;
-        self.inner.clock.set(status.now, Instant::now());
-        Ok(status)
+        let status = async {
+            let raw = self.raw("status")?;
+            let status = raw.status(self.deadline(None)).await;
+            let status = status.map_err(|error| error.with_context("status", self.name(), None))?;
+            self.inner.clock.set(status.now, Instant::now());
+            Ok(status)
+        };
+        self.observe("status", Box::pin(status)).await
     }
 
     /// Closes this handle and its clones: later calls return errors of the kind `Closed`.
@@ -223,16 +230,53 @@ impl<T: KvModel> ReadBucket<T> {
         &self.inner.clock
     }
 
-    /// Returns the shutdown signal of the store.
-    pub(crate) fn shutdown(&self) -> Arc<ShutdownSignal> {
-        Arc::clone(&self.inner.shutdown)
+    /// Whether the store is connected. Performs no I/O.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.inner.backend.connection().borrow().connected
+    }
+
+    /// Observes an operation on this bucket. The records of recipes are not observed: the recipes are.
+    #[inline]
+    pub(crate) fn observe<'a, O: 'a, E: Failure + 'a>(
+        &'a self,
+        operation: &'static str,
+        work: BoxFuture<'a, Result<O, E>>,
+    ) -> BoxFuture<'a, Result<O, E>> {
+        if is_of_recipe::<T>() {
+            return work;
+        }
+        let work = match T::SENSITIVE_KEY {
+            true => Box::pin(async { work.await.map_err(Failure::hide_key) }),
+            false => work,
+        };
+        self.inner.context.observe(operation, self.name(), work)
+    }
+
+    /// Whether the keys of the records are secrets.
+    pub(crate) fn hides_keys(&self) -> bool {
+        self.inner.hides_keys
+    }
+
+    /// Records the key of the current operation in its span, if the store traces keys.
+    pub(crate) fn note_key(&self, key: &Key) {
+        self.inner.note_key(key);
+    }
+
+    /// Returns the context of the store.
+    pub(crate) fn context(&self) -> &Arc<StoreContext> {
+        &self.inner.context
     }
 
     pub(crate) fn raw(&self, operation: &'static str) -> Result<&Arc<dyn RawBucket>> {
-        if self.inner.closed.load(Ordering::Acquire) || self.inner.shutdown.is_triggered() {
-            return Err(Error::new(ErrorKind::Closed).with_context(operation, self.name(), None));
+        let admitted = match self.inner.closed.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Closed)),
+            false if is_of_recipe::<T>() => self.inner.context.admit_recipe(),
+            false => self.inner.context.admit(),
+        };
+        match admitted {
+            Ok(()) => Ok(&self.inner.raw),
+            Err(error) => Err(error.with_context(operation, self.name(), None)),
         }
-        Ok(&self.inner.raw)
     }
 
     pub(super) fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {

@@ -79,4 +79,4 @@ impl<T: KvModel> History<'_, T> {
     }
 }
 
-verb!(History => Vec<Version<T>>);
+verb!(History("history", bucket) => Vec<Version<T>>);

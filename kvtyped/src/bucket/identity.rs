@@ -28,6 +28,7 @@ use crate::backend::{Backoff, BucketStatus, Deadline, OperationId, RawEntry, Rea
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
+use crate::observe::note_revision;
 use crate::revision::Revision;
 
 /// The longest time that a replicated bucket may report a lower revision than an acknowledged one and still be the same
@@ -57,6 +58,7 @@ fn writer_of_entry(entry: &RawEntry) -> u64 {
 impl<T: KvModel> ReadBucket<T> {
     /// Remembers a revision that this handle has written.
     pub(crate) fn record_write(&self, revision: Revision, id: &OperationId) -> Revision {
+        note_revision(revision);
         let epoch = self.inner.raw.identity().connection_epoch;
         self.inner.seen.record(SeenRevision { revision, epoch, writer: writer_of(id) });
         revision

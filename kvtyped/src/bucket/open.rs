@@ -12,10 +12,10 @@ use super::handle::{Bucket, ReadBucket};
 use super::model_card;
 use crate::backend::{Backend, Deadline, RawBucket};
 use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage, WriteEpochs};
+use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, ModelKey};
 use crate::model::{KvModel, RESERVED_METADATA};
-use crate::shutdown::ShutdownSignal;
 
 /// A metadata key with a random value, which distinguishes concurrent requests to create a bucket.
 pub(super) const MADE_BY: &str = "kvtyped.made-by";
@@ -85,12 +85,12 @@ pub struct OpenBucket<T> {
     schema: Drift,
     is_read_only: bool,
     timeout: Duration,
-    closed: Arc<ShutdownSignal>,
+    context: Arc<StoreContext>,
     model: PhantomData<fn() -> T>,
 }
 
 impl<T: KvModel> OpenBucket<T> {
-    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, closed: Arc<ShutdownSignal>) -> Self {
+    pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, context: Arc<StoreContext>) -> Self {
         let (presence, drift, schema) = (Presence::Any, Drift::default(), Drift::default());
         let (config, key_codec) = (T::settings(), T::KEY_CODEC);
         Self {
@@ -103,7 +103,7 @@ impl<T: KvModel> OpenBucket<T> {
             schema,
             is_read_only: false,
             timeout,
-            closed,
+            context,
             model: PhantomData,
         }
     }
@@ -273,10 +273,10 @@ impl<T: KvModel> OpenBucket<T> {
             schema,
             is_read_only,
             timeout: _,
-            closed,
+            context,
             model: _,
         } = self;
-        closed.check()?;
+        context.admit()?;
         config.validate()?;
         if *key_codec == KeyCodec::Path && !is_one_field(T::Key::TEMPLATE) {
             return Err(Error::invalid_config(format!(
@@ -333,11 +333,16 @@ impl<T: KvModel> OpenBucket<T> {
         }
     }
 
+    async fn observed(self) -> Result<ReadBucket<T>> {
+        let (context, name) = (Arc::clone(&self.context), self.config.name.clone());
+        context.observe("open", name, Box::pin(self.run())).await
+    }
+
     async fn run(self) -> Result<ReadBucket<T>> {
         let raw = self.open(Deadline::after(self.timeout)).await;
         let raw = raw.map_err(|error| error.of_model::<T>().with_context("open", &self.config.name, None))?;
         let raw = encoded(raw, self.key_codec);
-        Ok(ReadBucket::new(self.backend, raw, self.key_codec, self.timeout, self.closed))
+        Ok(ReadBucket::new(self.backend, raw, self.key_codec, self.timeout, self.context))
     }
 }
 
@@ -352,7 +357,7 @@ impl<T: KvModel> IntoFuture for OpenBucket<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(Bucket { read: self.run().await? }) })
+        Box::pin(async move { Ok(Bucket { read: self.observed().await? }) })
     }
 }
 
@@ -372,7 +377,7 @@ impl<T: KvModel> IntoFuture for OpenReadBucket<T> {
             // A read-only handle must not change the bucket either.
             let drift = if self.open.drift == Drift::Update { Drift::Fail } else { self.open.drift };
             let schema = if self.open.schema == Drift::Update { Drift::Fail } else { self.open.schema };
-            OpenBucket { drift, schema, ..self.open }.run().await
+            OpenBucket { drift, schema, ..self.open }.observed().await
         })
     }
 }

@@ -258,7 +258,7 @@ impl<'a, T: KvModel> PutMany<'a, T> {
 }
 
 macro_rules! many {
-    ($($verb:ident)*) => {$(
+    ($($verb:ident($operation:literal))*) => {$(
         impl<'a, T: KvModel> $verb<'a, T> {
             /// Sets the number of writes in flight. Default: 1,024. Zero counts as one.
             pub fn window(mut self, window: usize) -> Self {
@@ -288,11 +288,11 @@ macro_rules! many {
             }
         }
 
-        verb!($verb => Vec<Revision>);
+        verb!($verb($operation, many.bucket) => Vec<Revision>);
     )*};
 }
 
-many!(PutMany DeleteMany);
+many!(PutMany("put_many") DeleteMany("delete_many"));
 
 impl<T: KvModel> WriteManyResults<'_, T> {
     async fn run(self) -> Result<Vec<Result<Revision>>> {
@@ -300,7 +300,7 @@ impl<T: KvModel> WriteManyResults<'_, T> {
     }
 }
 
-verb!(WriteManyResults => Vec<Result<Revision>>);
+verb!(WriteManyResults("write_many", many.bucket) => Vec<Result<Revision>>);
 
 macro_rules! debug {
     ($($verb:ident)*) => {$(

@@ -130,4 +130,4 @@ options!(ttl: Touch);
 options!(fence: Touch);
 options!(timeout: Touch);
 
-verb!(Touch => Revision);
+verb!(Touch("touch", bucket) => Revision);

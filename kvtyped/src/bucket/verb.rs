@@ -1,14 +1,16 @@
 //! The macros that build awaitable operations and their shared options.
 
-/// Makes the builder of an operation awaitable: awaiting it calls `run`.
+/// Makes the builder of an operation awaitable: awaiting it calls `run`. The name of the operation and the path of the
+/// bucket follow the builder.
 macro_rules! verb {
-    ($verb:ident => $output:ty) => {
+    ($verb:ident($operation:literal, $($bucket:ident).+) => $output:ty) => {
         impl<'a, T: $crate::model::KvModel> IntoFuture for $verb<'a, T> {
             type Output = $crate::error::Result<$output>;
             type IntoFuture = futures::future::BoxFuture<'a, Self::Output>;
 
             fn into_future(self) -> Self::IntoFuture {
-                Box::pin(self.run())
+                let bucket: &'a $crate::bucket::ReadBucket<T> = self.$($bucket).+;
+                bucket.observe($operation, Box::pin(self.run()))
             }
         }
     };

@@ -386,6 +386,6 @@ options!(headers: Put Create Update);
 options!(ttl: Put Create Update);
 options!(timeout: Put Create Update);
 
-verb!(Put => Revision);
-verb!(Create => Revision);
-verb!(Update => Revision);
+verb!(Put("put", bucket) => Revision);
+verb!(Create("create", bucket) => Revision);
+verb!(Update("update", bucket) => Revision);

@@ -29,6 +29,7 @@ pub mod watching;
 pub mod buckets;
 pub mod epochs;
 pub mod counters;
+pub mod connection;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
@@ -134,6 +135,8 @@ macro_rules! __conformance_rules {
             counters::counter_read_sees_every_increment
             counters::scan_yields_each_counter_once
             counters::removed_counter_restarts_at_zero
+            connection::ping_measures_a_round_trip
+            connection::working_backend_is_connected
         }
     };
 }

@@ -200,6 +200,22 @@ pub enum ErrorKind {
 }
 
 /// Control characters are escaped.
+impl ErrorKind {
+    /// Returns the name of the variant in snake case, without its fields: `already_exists`.
+    pub(crate) fn name(&self) -> String {
+        let text = format!("{self:?}");
+        let name = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let mut snake = String::with_capacity(name.len() + 4);
+        for (at, letter) in name.char_indices() {
+            if letter.is_uppercase() && at > 0 {
+                snake.push('_');
+            }
+            snake.extend(letter.to_lowercase());
+        }
+        snake
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         struct Unescaped<'a>(&'a ErrorKind);

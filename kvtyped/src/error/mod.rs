@@ -2,9 +2,13 @@
 
 mod escaped;
 mod kind;
+mod sensitive;
 
 pub(crate) use self::escaped::Escaped;
 pub use self::kind::ErrorKind;
+pub(crate) use self::sensitive::key_hash;
+#[cfg(feature = "nats")]
+pub(crate) use self::sensitive::split_subject;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -55,8 +59,15 @@ struct ErrorInner {
     model: Option<&'static str>,
     bucket: Option<String>,
     key: Option<String>,
+    /// Whether messages show a hash of the key.
+    hides_key: bool,
     revision: Option<Revision>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Whether the model belongs to a recipe, so that users do not know it.
+pub(crate) fn is_of_recipe<T>() -> bool {
+    std::any::type_name::<T>().starts_with("kvtyped::recipes::")
 }
 
 /// Whether a failed write was applied.
@@ -79,6 +90,7 @@ impl Error {
             model: None,
             bucket: None,
             key: None,
+            hides_key: false,
             revision: None,
             source: None,
         }))
@@ -205,8 +217,8 @@ impl Error {
 
     /// Adds the model, except the models of recipes.
     pub(crate) fn of_model<T>(mut self) -> Self {
-        let name = std::any::type_name::<T>();
-        if !name.starts_with("kvtyped::recipes::") {
+        if !is_of_recipe::<T>() {
+            let name = std::any::type_name::<T>();
             let name = name.split('<').next().unwrap_or(name);
             self.0.model = Some(name.rsplit("::").next().unwrap_or(name));
         }
@@ -238,7 +250,7 @@ impl Error {
 
     /// Copies an error for another of the callers that it affects.
     pub(crate) fn shared(error: &Arc<Self>) -> Self {
-        let ErrorInner { kind, outcome, operation: _, model, bucket: _, key, revision, source } = &*error.0;
+        let ErrorInner { kind, outcome, operation: _, model, bucket: _, key, hides_key, revision, source } = &*error.0;
         let source = source.is_some().then(|| Box::new(SharedSource(Arc::clone(error))) as _);
         let (kind, key) = (kind.clone(), key.clone());
         Self(Box::new(ErrorInner {
@@ -248,6 +260,7 @@ impl Error {
             model: *model,
             bucket: None,
             key,
+            hides_key: *hides_key,
             revision: *revision,
             source,
         }))
@@ -365,13 +378,14 @@ impl ErrorInner {
 
 impl fmt::Display for ErrorInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, outcome, operation, model, bucket, key, revision, source: _ } = self;
+        let Self { kind, outcome, operation, model, bucket, key, hides_key, revision, source: _ } = self;
         if let Some(operation) = operation {
             write!(f, "{operation}")?;
             if let Some(key) = key {
                 let name = if key.starts_with(Key::RESERVED) { own_name(key) } else { None };
                 let key = name.as_ref().unwrap_or(key);
                 match key.char_indices().nth(SHOWN) {
+                    _ if *hides_key => write!(f, " of {}", key_hash(key))?,
                     Some((end, _)) if key.len() > Key::MAX_BYTES => {
                         write!(f, " of `{}..` ({} bytes)", &key[..end], key.len())?;
                     }

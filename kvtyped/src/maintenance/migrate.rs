@@ -339,7 +339,8 @@ impl<'a, T: KvModel> IntoFuture for Migrate<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = self.bucket;
+        bucket.observe("migrate", Box::pin(self.run()))
     }
 }
 
@@ -378,7 +379,8 @@ impl<'a, T: KvModel> IntoFuture for DryRun<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = self.migrate.bucket;
+        bucket.observe("migrate_dry_run", Box::pin(self.run()))
     }
 }
 

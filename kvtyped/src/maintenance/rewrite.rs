@@ -203,7 +203,8 @@ impl<'a, T: KvModel> IntoFuture for Rewrite<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = self.bucket;
+        bucket.observe("rewrite", Box::pin(self.run()))
     }
 }
 

@@ -127,7 +127,8 @@ impl<'a, T: KvModel> IntoFuture for SwitchVersion<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = self.bucket;
+        bucket.observe("switch_version", Box::pin(self.run()))
     }
 }
 

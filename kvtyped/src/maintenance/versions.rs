@@ -103,7 +103,8 @@ impl<'a, T: KvModel> IntoFuture for CountVersions<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = self.bucket;
+        bucket.observe("schema_versions", Box::pin(self.run()))
     }
 }
 

@@ -123,9 +123,20 @@ impl LeaseContext {
         &self,
         operation: &'static str,
         part: Option<&str>,
-        work: impl Future<Output = Result<R>>,
+        work: impl Future<Output = Result<R>> + Send,
     ) -> Result<R> {
-        work.await.map_err(|error| {
+        let context = self.bucket.context();
+        context.observe(operation, self.bucket.name(), Box::pin(self.unobserved(operation, part, work))).await
+    }
+
+    /// Runs a part of an operation as [`in_operation`](Self::in_operation) does, without a report.
+    pub(crate) async fn unobserved<R>(
+        &self,
+        operation: &'static str,
+        part: Option<&str>,
+        work: impl Future<Output = Result<R>> + Send,
+    ) -> Result<R> {
+        self.bucket.context().until_shutdown(work).await.map_err(|error| {
             self.bucket.forget_if_gone(&error);
             self.located(operation, part, error)
         })

@@ -136,6 +136,10 @@ impl Counters {
     /// If the future is dropped, the increment may or may not be counted. It is counted at most once. An increment that
     /// left the range and was about to be reverted may remain.
     pub async fn add(&self, name: &str, delta: i64) -> Result<i64> {
+        self.observe("add", self.run_add(name, delta)).await
+    }
+
+    async fn run_add(&self, name: &str, delta: i64) -> Result<i64> {
         let (bucket, timeout) = match self.kind("add").await? {
             (CounterKind::Server(counters), timeout) => return counters.add(name, delta, timeout).await,
             (CounterKind::Records(bucket), timeout) => (bucket, timeout),
@@ -172,6 +176,10 @@ impl Counters {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn get(&self, name: &str) -> Result<i64> {
+        self.observe("get", self.run_get(name)).await
+    }
+
+    async fn run_get(&self, name: &str) -> Result<i64> {
         match self.kind("get").await? {
             (CounterKind::Server(counters), timeout) => counters.get(name, timeout).await,
             (CounterKind::Records(bucket), timeout) => {
@@ -206,6 +214,10 @@ impl Counters {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn all(&self) -> Result<Vec<(String, i64)>> {
+        self.observe("all", self.run_all()).await
+    }
+
+    async fn run_all(&self) -> Result<Vec<(String, i64)>> {
         let mut totals: Vec<(String, i64)> = match self.kind("all").await? {
             (CounterKind::Server(counters), timeout) => counters.all(timeout)?.try_collect().await?,
             (CounterKind::Records(bucket), _) => {
@@ -231,6 +243,10 @@ impl Counters {
     ///
     /// If the future is dropped, the counter may or may not be removed.
     pub async fn remove(&self, name: &str) -> Result<()> {
+        self.observe("remove", self.run_remove(name)).await
+    }
+
+    async fn run_remove(&self, name: &str) -> Result<()> {
         match self.kind("remove").await? {
             (CounterKind::Server(counters), timeout) => counters.remove(name, timeout).await,
             (CounterKind::Records(bucket), timeout) => {
@@ -253,6 +269,10 @@ impl Counters {
     /// If the future is dropped, the bucket may or may not be created.
     pub async fn is_server_side(&self) -> Result<bool> {
         Ok(matches!(self.kind("is_server_side").await?, (CounterKind::Server(_), _)))
+    }
+
+    async fn observe<R>(&self, operation: &'static str, work: impl Future<Output = Result<R>> + Send) -> Result<R> {
+        self.bucket.context().observe(operation, self.bucket.name(), Box::pin(work)).await
     }
 
     fn key(&self, name: &str) -> RecipeKey {

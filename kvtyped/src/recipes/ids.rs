@@ -138,6 +138,10 @@ impl Ids {
     ///
     /// If the future is dropped, at most the block that is being allocated is lost. No id is returned twice.
     pub async fn next(&self) -> Result<u64> {
+        self.bucket.context().observe("next", self.bucket.name(), Box::pin(self.run_next())).await
+    }
+
+    async fn run_next(&self) -> Result<u64> {
         let (inner, rest) = self.inner("next").await?;
         if let Some(id) = inner.pop() {
             return Ok(id);

@@ -14,6 +14,7 @@ use super::location::BucketLocation;
 use crate::backend;
 use crate::backend::OnDrop;
 use crate::config::Storage;
+use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs work that proceeds although its caller is not polled, and ends if the future is dropped.
@@ -61,6 +62,11 @@ impl<B> LazyBucket<B> {
     /// Returns the name of the bucket.
     pub(crate) fn name(&self) -> &str {
         self.0.location.bucket()
+    }
+
+    /// Returns the context of the store.
+    pub(crate) fn context(&self) -> &Arc<StoreContext> {
+        self.0.location.store().context()
     }
 
     pub(crate) fn set_bucket(&mut self, name: String) {
@@ -124,6 +130,7 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
     where
         F: Future<Output = Result<B>> + Send + 'static,
     {
+        self.context().admit().map_err(|error| self.0.located(error))?;
         let (opened, failures_before) = {
             let state = self.0.state();
             (state.opened.clone(), state.failures)
@@ -172,6 +179,7 @@ impl<B: Clone + Send + 'static> LazyBucket<B> {
     where
         F: Future<Output = Result<B>> + Send + 'static,
     {
+        self.context().admit()?;
         if let Some(opened) = self.opened() {
             return Ok((opened, limit));
         }
@@ -244,12 +252,14 @@ macro_rules! awaitable_handle {
             type IntoFuture = futures::future::BoxFuture<'static, Self::Output>;
 
             fn into_future(self) -> Self::IntoFuture {
-                Box::pin(async move {
+                let bucket = self.$($path).+.clone();
+                let open = async move {
                     match self.open().await {
                         Ok(()) => Ok(self),
                         Err(error) => Err(error.with_context("open", self.$($path).+.name(), None)),
                     }
-                })
+                };
+                bucket.context().observe("open", bucket.name().to_owned(), Box::pin(open))
             }
         }
     };

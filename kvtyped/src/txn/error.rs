@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use crate::error::{Error, ErrorKind};
+use crate::observe::Failure;
 
 type AbortCause = Box<dyn StdError + Send + Sync>;
 
@@ -130,6 +131,22 @@ impl StdError for TransactError {
         match self {
             Self::Closure(error) => error.source(),
             Self::Kv(error) => StdError::source(error),
+        }
+    }
+}
+
+impl Failure for TransactError {
+    fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Closure(_) => None,
+            Self::Kv(error) => Some(error),
+        }
+    }
+
+    fn hide_key(self) -> Self {
+        match self {
+            Self::Kv(error) => Self::Kv(error.hide_key()),
+            closure => closure,
         }
     }
 }

@@ -229,16 +229,16 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let bucket = self.bucket;
         let activity = Arc::<Activity>::default();
         let own = Arc::clone(&activity);
         let run = async move {
-            let bucket = self.bucket;
             self.run(own).await.map_err(|error| match error {
                 TransactError::Kv(error) => TransactError::Kv(error.with_context(OPERATION, bucket.name(), None)),
                 closure => closure,
             })
         };
-        Box::pin(Tracked::new(activity, Box::pin(run)))
+        bucket.observe(OPERATION, Box::pin(Tracked::new(activity, Box::pin(run))))
     }
 }
 

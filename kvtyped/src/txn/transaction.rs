@@ -209,7 +209,8 @@ impl<T: KvModel> Transaction<'_, T> {
     /// If the future is dropped, either all writes are applied, or none.
     pub async fn commit(self) -> Result<Committed> {
         let bucket = self.bucket;
-        self.run().await.map_err(|error| error.with_context(OPERATION, bucket.name(), None))
+        let commit = async { self.run().await.map_err(|error| error.with_context(OPERATION, bucket.name(), None)) };
+        bucket.observe(OPERATION, Box::pin(commit)).await
     }
 
     async fn run(self) -> Result<Committed> {

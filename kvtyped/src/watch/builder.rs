@@ -181,7 +181,7 @@ impl<T: KvModel> Watch<'_, T> {
         }
     }
 
-    async fn run(self) -> Result<Events<T>> {
+    pub(super) async fn run(self) -> Result<Events<T>> {
         let located = |error: Error| error.with_context("watch", self.bucket.name(), None);
         let since = self.start_from().map_err(located)?;
         let updates =
@@ -196,6 +196,7 @@ impl<'a, T: KvModel> IntoFuture for Watch<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = self.bucket;
+        bucket.observe("watch", Box::pin(self.run()))
     }
 }

@@ -15,6 +15,7 @@
 // | `expiry` | expiry of records whose removal the server does not report |
 // | `start` | the start and the end of a watch |
 // | `builder`, `wait` | the operations `watch` and `wait_for` |
+// | `health` | the health of a bucket and its caches |
 // | `cache`, `live` | local copies of many records, and of one record |
 mod update;
 mod resume;
@@ -24,6 +25,7 @@ mod expiry;
 mod start;
 mod builder;
 mod wait;
+mod health;
 mod cache;
 mod live;
 
@@ -33,6 +35,7 @@ pub use self::cache::change::CacheChange;
 pub use self::cache::handle::{Cache, CacheChanges};
 pub use self::cache::index::CacheIndex;
 pub use self::event::{Event, Events};
+pub use self::health::BucketHealth;
 pub use self::live::builder::{OpenDerived, OpenLive};
 pub use self::live::handle::Live;
 pub use self::wait::WaitFor;

@@ -16,6 +16,7 @@ use crate::backend::StartFrom;
 use crate::bucket::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel};
+use crate::observe::StoreEvent;
 use crate::shutdown::ShutdownSignal;
 
 /// Starts a watch. Every feature of this module uses it.
@@ -33,7 +34,23 @@ pub(crate) async fn start_watch<T: KvModel>(
     }
     let spec = WatchSpec { patterns: filter.patterns().clone(), since: start_from, headers_only, idle_timeout };
     let updates = ResumingWatch::start(Arc::clone(&raw), spec).await?.into_stream().boxed();
-    Ok(until_shutdown(expire(updates, raw), bucket.shutdown()))
+    let updates = report_resyncs(updates, bucket);
+    Ok(until_shutdown(expire(updates, raw), Arc::clone(bucket.context().shutdown())))
+}
+
+/// Reports each resync to the observer of the store, if there is one.
+fn report_resyncs<T: KvModel>(updates: UpdateStream, bucket: &ReadBucket<T>) -> UpdateStream {
+    let context = Arc::clone(bucket.context());
+    if !context.instruments().has_observer() {
+        return updates;
+    }
+    let bucket = bucket.name().to_owned();
+    let report = move |update: &Result<WatchUpdate>| {
+        if matches!(update, Ok(WatchUpdate::Resync)) {
+            context.instruments().event(&StoreEvent::Resync { bucket: &bucket });
+        }
+    };
+    updates.inspect(report).boxed()
 }
 
 /// See [`until_shutdown`].

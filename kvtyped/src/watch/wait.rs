@@ -82,11 +82,11 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { bucket, key, mut predicate, timeout } = self;
-        Box::pin(async move {
+        let work = Box::pin(async move {
             let (mut cause, mut is_listed) = (None, false);
             let wait = async {
                 key.encode()?;
-                let mut events = bucket.watch(Filter::key(key)).await?;
+                let mut events = bucket.watch(Filter::key(key)).run().await?;
                 loop {
                     match events.next().await {
                         Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),
@@ -114,7 +114,8 @@ where
                 None => wait.await,
             };
             waited.map_err(|error| error.with_context("wait_for", bucket.name(), Some(&key.to_string())))
-        })
+        });
+        bucket.observe("wait_for", work)
     }
 }
 

@@ -41,6 +41,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use self::bucket::NatsBucket;
 use self::connection::connect::Connector;
@@ -52,7 +53,7 @@ use self::counters::NatsCounters;
 use self::jetstream::api::{Api, Idempotency};
 use self::jetstream::error::ApiError;
 use self::jetstream::{stream_config, stream_info};
-use super::{Backend, Capabilities, Deadline, RawBucket, RawCounters};
+use super::{Backend, Capabilities, ConnectionState, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
@@ -142,9 +143,9 @@ impl NatsBackend {
         Ok(Self::with_connection(Connection::over(client, options.restricted), prefix, false))
     }
 
-    fn with_connection(connection: Connection, prefix: String, owned: bool) -> Self {
+    fn with_connection(connection: Arc<Connection>, prefix: String, owned: bool) -> Self {
         Self {
-            api: Api::new(Arc::new(connection), prefix),
+            api: Api::new(connection, prefix),
             owns_connection: owned,
             name: None,
             capabilities: PerConnection::default(),
@@ -354,6 +355,14 @@ impl Backend for NatsBackend {
 
     fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
         self.list_streams(deadline).boxed()
+    }
+
+    fn ping(&self, deadline: Deadline) -> BoxFuture<'_, Result<Duration>> {
+        self.api.connection().ping(deadline).boxed()
+    }
+
+    fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.api.connection().state()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -181,7 +181,7 @@ impl<T: KvModel> List<'_, T> {
     }
 }
 
-verb!(List => Entries<T>);
+verb!(List("list", request.bucket) => Entries<T>);
 
 /// A stream of records; see [`ReadBucket::list`].
 #[must_use = "a stream does nothing until it is polled"]
@@ -216,7 +216,7 @@ impl<T: KvModel> Keys<'_, T> {
     }
 }
 
-verb!(Keys => KeyStream<T>);
+verb!(Keys("keys", request.bucket) => KeyStream<T>);
 
 /// A stream of keys; see [`ReadBucket::keys`].
 #[must_use = "a stream does nothing until it is polled"]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
+use crate::observe::Failure;
 
 /// The result of the closure of a [`transform`](crate::Bucket::transform).
 #[must_use]
@@ -57,6 +58,19 @@ impl<E: std::error::Error + 'static> std::error::Error for ModifyError<E> {
         match self {
             Self::Closure(error) => error.source(),
             Self::Kv(error) => std::error::Error::source(error),
+        }
+    }
+}
+
+impl<E> Failure for ModifyError<E> {
+    fn error(&self) -> Option<&Error> {
+        self.kv()
+    }
+
+    fn hide_key(self) -> Self {
+        match self {
+            Self::Kv(error) => Self::Kv(error.hide_key()),
+            closure => closure,
         }
     }
 }

@@ -453,7 +453,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { bucket, key, mut change, mut insert, options } = self;
-        Box::pin(async move {
+        let work = Box::pin(async move {
             let changed = bucket.change("modify", key, options, |current| {
                 modified::<T, Error>(current, insert.as_mut(), |value| {
                     change(value);
@@ -462,7 +462,8 @@ where
             });
             let changed = changed.await.and_then(|entry| entry.ok_or_else(|| Error::new(ErrorKind::NotFound)));
             changed.map_err(|error| error.with_context("modify", bucket.name(), Some(&key.to_string())))
-        })
+        });
+        bucket.observe("modify", work)
     }
 }
 
@@ -477,7 +478,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { bucket, key, mut change, mut insert, options } = self;
-        Box::pin(async move {
+        let work = Box::pin(async move {
             let changed = bucket.change("try_modify", key, options, |current| {
                 modified(current, insert.as_mut(), |value| change(value).map_err(ModifyError::Closure))
             });
@@ -488,7 +489,8 @@ where
                 }
                 closure => closure,
             })
-        })
+        });
+        bucket.observe("try_modify", work)
     }
 }
 
@@ -502,8 +504,8 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { bucket, key, mut change, options } = self;
-        Box::pin(
-            async move { bucket.change("transform", key, options, |current| Ok::<_, Error>(change(current))).await },
-        )
+        let work =
+            async move { bucket.change("transform", key, options, |current| Ok::<_, Error>(change(current))).await };
+        bucket.observe("transform", Box::pin(work))
     }
 }

@@ -34,7 +34,9 @@ impl AcquireRequest {
         let (reply, outcome) = oneshot::channel();
         let status = Arc::clone(&self.status);
         status.started();
+        let token = self.bucket.context().shutdown().lease_token();
         tokio::spawn(async move {
+            let _token = token;
             let deadline = self.deadline();
             let outcome = match self.write_lease(expected, deadline).await {
                 Ok(Some(write)) => self.finish_acquire(write, deadline).await,

@@ -1,5 +1,6 @@
 //! A held lease, which all guards have in common.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::fence::{Fence, FenceRecord};
 use super::state::{LeaseCommand, LeaseState, lost};
 use super::timing::LeaseTiming;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, key_hash};
 
 /// A held lease: a record with a TTL that a background task renews.
 ///
@@ -49,6 +50,8 @@ pub(crate) struct LeaseInfo {
     pub(crate) name: String,
     pub(crate) bucket: String,
     pub(crate) key: String,
+    /// Whether messages show a hash of the name and the key.
+    pub(crate) hides_key: bool,
     pub(crate) fence: Fence,
     /// The fence of the lease, if its bucket has one.
     pub(crate) fence_record: Option<FenceRecord>,
@@ -269,14 +272,19 @@ impl Lease {
     }
 
     pub(crate) fn located(&self, operation: &'static str, error: Error) -> Error {
-        error.with_context(operation, &self.info.bucket, Some(&self.info.key))
+        let error = error.with_context(operation, &self.info.bucket, Some(&self.info.key));
+        if self.info.hides_key { error.hide_key() } else { error }
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.info.hides_key {
+            true => Cow::Owned(key_hash(&self.info.name)),
+            false => Cow::Borrowed(&*self.info.name),
+        };
         f.debug_struct("Lease")
-            .field("name", &self.info.name)
+            .field("name", &name)
             .field("fence", &self.info.fence)
             .field("remaining", &self.remaining())
             .finish_non_exhaustive()

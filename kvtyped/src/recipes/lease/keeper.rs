@@ -1,5 +1,6 @@
 //! The task that renews a lease, and releases it or hands it over.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,8 +15,10 @@ use super::request::{AcquireRequest, LeaseWrite, NextHolder};
 use super::state::{CommandReceiver, LeaseCommand, LeaseState};
 use super::timing::LeaseTiming;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::observe::StoreEvent;
 use crate::recipes::record::RecipeRecord;
 use crate::revision::Revision;
+use crate::shutdown::LeaseToken;
 
 impl AcquireRequest {
     pub(crate) fn start_keeper(mut self, write: LeaseWrite, fence_record: Option<FenceRecord>) -> Lease {
@@ -25,12 +28,14 @@ impl AcquireRequest {
             name: self.name.clone(),
             bucket: self.bucket.name().to_owned(),
             key: self.key.to_string(),
+            hides_key: self.bucket.hides_keys(),
             fence: Fence::new(revision.get()),
             fence_record: fence_record.clone(),
             timing: self.timing,
             timeout: self.bucket.timeout(),
         };
         self.record.term = Some(revision.get());
+        let token = self.bucket.context().shutdown().lease_token();
         let (state, observed) = watch::channel(LeaseState::Valid { until, revision });
         let (commands, receiver) = mpsc::unbounded_channel();
         if let Some(handover) = &self.handover {
@@ -47,6 +52,8 @@ impl AcquireRequest {
             until,
             state,
             renewal_started: Arc::clone(&renewal_started),
+            token,
+            started: Instant::now(),
         };
         tokio::spawn(keeper.run(receiver));
         Lease::new(info, observed, commands, renewal_started)
@@ -69,11 +76,19 @@ struct LeaseKeeper {
     state: watch::Sender<LeaseState>,
     /// Whether the caller has the handle, so that the keeper renews the lease.
     renewal_started: Arc<AtomicBool>,
+    /// Counts the lease until it is released.
+    token: LeaseToken,
+    started: Instant,
 }
 
 impl LeaseKeeper {
     async fn run(mut self, mut commands: CommandReceiver) {
+        self.report(&StoreEvent::LeaseAcquired {
+            recipe: self.request.key.recipe(),
+            bucket: self.request.bucket.name(),
+        });
         let mut due = self.sent_at + self.request.timing.renewal_delay();
+        let mut draining = pin!(Arc::clone(self.request.bucket.context().shutdown()).draining());
         let end = loop {
             tokio::select! {
                 biased;
@@ -116,6 +131,11 @@ impl LeaseKeeper {
                         break LeaseState::Lost;
                     }
                 }
+                () = &mut draining => {
+                    let released = self.release().await;
+                    self.ensure_released(&released);
+                    break LeaseState::Lost;
+                }
                 () = sleep_until(due.min(self.until)) => {
                     if self.until <= Instant::now() {
                         break LeaseState::Lost;
@@ -134,6 +154,19 @@ impl LeaseKeeper {
             }
         };
         self.state.send_replace(end);
+        self.report(&StoreEvent::LeaseEnded {
+            recipe: self.request.key.recipe(),
+            bucket: self.request.bucket.name(),
+            held: self.started.elapsed(),
+            lost: matches!(end, LeaseState::Lost) && !self.request.bucket.context().shutdown().is_draining(),
+        });
+    }
+
+    fn report(&self, event: &StoreEvent<'_>) {
+        // The ticket of a waiter is a lease, too, but nobody holds anything.
+        if self.request.handover.is_some() || self.request.key.recipe() != "lock" {
+            self.request.bucket.context().instruments().event(event);
+        }
     }
 
     /// Returns when the next renewal is due.
@@ -267,7 +300,11 @@ impl LeaseKeeper {
     /// Repeats a failed release in the background.
     fn ensure_released(&self, released: &Result<()>) {
         if released.as_ref().is_err_and(Error::is_transient) {
-            tokio::spawn(self.request.clone().remove_orphan(false));
+            let (request, token) = (self.request.clone(), self.token.clone());
+            tokio::spawn(async move {
+                request.remove_orphan(false).await;
+                drop(token);
+            });
         }
     }
 

@@ -7,6 +7,7 @@ use super::guard::LockGuard;
 use super::ticket;
 use super::wait_queue::WaitQueue;
 use crate::bucket::Bucket;
+use crate::context::StoreContext;
 use crate::error::{Error, Result};
 use crate::key::{KeyError, ModelKey};
 use crate::model::SingleRevision;
@@ -62,6 +63,18 @@ impl BucketSource {
         }
     }
 
+    fn context(&self) -> &Arc<StoreContext> {
+        match self {
+            Self::Handle(bucket) => bucket.context(),
+            Self::Record(bucket) => bucket.context(),
+        }
+    }
+
+    /// Whether the name of the lock is the key of a record that is a secret.
+    fn hides_keys(&self) -> bool {
+        matches!(self, Self::Record(bucket) if bucket.hides_keys())
+    }
+
     async fn open(&self, ttl: Duration, status: &AcquireStatus, retry_transient: bool) -> Result<LeaseBucket> {
         match self {
             Self::Handle(bucket) => bucket.for_wait(ttl, status, retry_transient).await,
@@ -114,6 +127,7 @@ impl LockRequest {
         limit: WaitLimit,
     ) -> Result<Option<LockGuard>> {
         let (source, fair) = (self.source.clone(), self.options.fair);
+        let context = Arc::clone(source.context());
         let name = self.name.as_ref().ok().cloned();
         let acquire = async {
             let status = Arc::<AcquireStatus>::default();
@@ -134,10 +148,14 @@ impl LockRequest {
             };
             Ok(acquire_detached(acquire).await?.map(LockGuard::new))
         };
-        acquire.await.map_err(|error: Error| {
-            source.forget_if_gone(&error);
-            error.with_context(operation, source.name(), name.as_deref())
-        })
+        let located = async {
+            context.until_shutdown(acquire).await.map_err(|error: Error| {
+                source.forget_if_gone(&error);
+                let error = error.with_context(operation, source.name(), name.as_deref());
+                if source.hides_keys() { error.hide_key() } else { error }
+            })
+        };
+        context.observe(operation, source.name(), Box::pin(located)).await
     }
 }
 

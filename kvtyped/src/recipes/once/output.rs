@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::observe::Failure;
 
 /// The output of the work of [`Once::run`](crate::recipes::Once::run): a `T` or a `Result<T, E>`. This trait is sealed.
 #[diagnostic::on_unimplemented(
@@ -105,6 +106,19 @@ impl<E: std::error::Error + 'static> std::error::Error for OnceError<E> {
         match self {
             Self::Closure(error) => error.source(),
             Self::Kv(error) => std::error::Error::source(error),
+        }
+    }
+}
+
+impl<E> Failure for OnceError<E> {
+    fn error(&self) -> Option<&Error> {
+        self.kv()
+    }
+
+    fn hide_key(self) -> Self {
+        match self {
+            Self::Kv(error) => Self::Kv(error.hide_key()),
+            closure => closure,
         }
     }
 }

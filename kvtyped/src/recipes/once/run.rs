@@ -164,7 +164,7 @@ where
         once.check_retention().map_err(located)?;
         let fingerprint = fingerprint.transpose().map_err(located)?;
         let entered = once.acquire_or_result(&key, wait, fingerprint);
-        let lease = match once.context.in_operation("run", Some(&key), entered).await? {
+        let lease = match once.context.unobserved("run", Some(&key), entered).await? {
             WaitOutcome::Resolved(found) => {
                 return Ok(OnceResult { value: found.value, replayed: true, stored_at: found.written_at });
             }
@@ -211,7 +211,9 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.result().await.map(|result| result.value) })
+        let bucket = &self.once.context.bucket;
+        let run = async move { self.result().await.map(|result| result.value) };
+        bucket.context().observe("once", bucket.name(), Box::pin(run))
     }
 }
 
@@ -226,7 +228,8 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run.result())
+        let bucket = &self.run.once.context.bucket;
+        bucket.context().observe("once", bucket.name(), Box::pin(self.run.result()))
     }
 }
 

@@ -15,6 +15,7 @@ use super::server_clock::{MAX_DRIFT_DIVISOR, ServerClock};
 use crate::backend::Read;
 use crate::bucket::{Bucket, ModifyError};
 use crate::error::{Error, Result};
+use crate::observe::StoreEvent;
 use crate::recipes::location::{BucketLocation, check_bucket};
 use crate::recipes::open::{LazyBucket, awaitable_handle, location_options};
 use crate::recipes::record::{RecipeKey, RecipeRecord, Unknown};
@@ -224,7 +225,15 @@ impl RateLimiter {
             let (limiter, timeout) = self.inner(self.timeout).await?;
             limiter.check(&key, events, self.max_attempts, timeout).await
         };
-        check.await.map_err(|error| error.with_context("check", self.bucket.name(), Some(&key.to_string())))
+        let located = async {
+            check.await.map_err(|error: Error| error.with_context("check", self.bucket.name(), Some(&key.to_string())))
+        };
+        let context = self.bucket.context();
+        let decision = context.observe("check", self.bucket.name(), Box::pin(located)).await?;
+        if !decision.is_allowed() {
+            context.instruments().event(&StoreEvent::RateDenied { bucket: self.bucket.name() });
+        }
+        Ok(decision)
     }
 
     /// Waits until an event is allowed, and counts it.
@@ -388,7 +397,8 @@ impl UntilReady<'_> {
                     "the quota allows the event in {wait:?}, but the timeout ends in {left:?}; allow more time"
                 ))));
             }
-            tokio::time::sleep(wait).await;
+            let context = handle.bucket.context();
+            context.until_shutdown(async { Ok(tokio::time::sleep(wait).await) }).await.map_err(located)?;
         }
     }
 }
@@ -398,6 +408,7 @@ impl<'a> IntoFuture for UntilReady<'a> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let bucket = &self.limiter.bucket;
+        bucket.context().observe("until_ready", bucket.name(), Box::pin(self.run()))
     }
 }

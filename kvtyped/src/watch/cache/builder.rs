@@ -15,6 +15,7 @@ use crate::bucket::ReadBucket;
 use crate::bucket::clock::BucketClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel, RawRecord};
+use crate::watch::health::OpenCaches;
 use crate::watch::start::start_watch;
 use crate::watch::update::UpdateStream;
 
@@ -86,7 +87,9 @@ impl<T: KvModel> OpenCache<'_, T> {
         let Self { bucket, filter, timeout } = self;
         let idle = timeout.unwrap_or_else(|| bucket.timeout());
         let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
-        fill(updates, bucket.name(), Arc::clone(bucket.clock()), idle).await
+        let cache = fill(updates, bucket.name(), Arc::clone(bucket.clock()), idle).await?;
+        cache.register(&bucket.shared::<OpenCaches>());
+        Ok(cache)
     }
 }
 
@@ -125,8 +128,9 @@ impl<'a, T: KvModel> IntoFuture for OpenCache<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let name = self.bucket.name().to_owned();
-        Box::pin(async move { self.run().await.map_err(|error| error.with_context("cache", &name, None)) })
+        let bucket = self.bucket;
+        let open = async move { self.run().await.map_err(|error| error.with_context("cache", bucket.name(), None)) };
+        bucket.observe("cache", Box::pin(open))
     }
 }
 

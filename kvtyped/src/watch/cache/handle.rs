@@ -10,6 +10,7 @@ use futures::FutureExt;
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::change::CacheChange;
 use super::index::CacheIndex;
@@ -18,6 +19,7 @@ use crate::bucket::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
+use crate::watch::health::{CacheAge, OpenCaches};
 
 /// A local copy of some records; see [`ReadBucket::cache`](crate::ReadBucket::cache). Clones are cheap and share the
 /// cache.
@@ -36,10 +38,22 @@ impl<T: KvModel> Drop for CacheInner<T> {
     }
 }
 
+impl<T: KvModel> CacheAge for CacheInner<T> {
+    fn last_seen(&self) -> Instant {
+        self.shared.progress.borrow().last_seen
+    }
+}
+
 impl<T: KvModel> Cache<T> {
     /// Creates the first handle. The last one ends the task of the updater.
     pub(super) fn new(shared: Arc<CacheState<T>>, updater: JoinHandle<()>) -> Self {
         Self { inner: Arc::new(CacheInner { shared, updater }) }
+    }
+
+    /// Adds the cache to the open caches of its bucket.
+    pub(super) fn register(&self, caches: &OpenCaches) {
+        let cache: Arc<dyn CacheAge> = Arc::clone(&self.inner) as _;
+        caches.add(Arc::downgrade(&cache));
     }
 
     /// Returns the record of a key, if it is cached. A record that does not decode reads as absent: see

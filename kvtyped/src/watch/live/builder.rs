@@ -191,7 +191,8 @@ impl<'a, T: KvModel> IntoFuture for OpenLive<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run(Box::new(Ok)))
+        let bucket = self.bucket;
+        bucket.observe("live", Box::pin(self.run(Box::new(Ok))))
     }
 }
 
@@ -207,7 +208,8 @@ impl<'a, T: KvModel, U: Send + Sync + 'static> IntoFuture for OpenDerived<'a, T,
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.open.run(self.derive))
+        let bucket = self.open.bucket;
+        bucket.observe("live", Box::pin(self.open.run(self.derive)))
     }
 }
 

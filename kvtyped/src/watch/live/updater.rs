@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, key_hash};
 use crate::model::KvModel;
 use crate::revision::Revision;
 use crate::watch::event::{Event, Events};
@@ -180,14 +180,16 @@ impl<T: KvModel, U> LiveUpdater<T, U> {
     }
 
     fn located(&self, error: Error) -> Arc<Error> {
-        Arc::new(error.with_context("live", self.events.bucket(), Some(&self.key)))
+        let error = error.with_context("live", self.events.bucket(), Some(&self.key));
+        Arc::new(if T::SENSITIVE_KEY { error.hide_key() } else { error })
     }
 
     /// Logs each invalid revision once.
     fn log(&mut self, error: &Error) {
         let Some(revision) = error.revision().filter(|revision| *revision != self.logged) else { return };
         self.logged = revision;
-        let (bucket, key) = (self.events.bucket(), &self.key);
+        let bucket = self.events.bucket();
+        let key = if T::SENSITIVE_KEY { key_hash(&self.key) } else { self.key.clone() };
         tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value skips an invalid record; the last valid one stays");
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use tokio::sync::Notify;
 
 use super::options::NatsOptions;
 use super::tls::{self, Tls};
@@ -27,6 +28,8 @@ pub(crate) struct Connector {
     options: NatsOptions,
     client: Option<ConnectOptions>,
     violations: Arc<PermissionViolations>,
+    /// Notified when a client has connected or lost its connection.
+    events: Arc<Notify>,
 }
 
 impl Connector {
@@ -38,7 +41,7 @@ impl Connector {
         let servers = url.servers.clone();
         let options = url.merge_options(options);
         options.inbox()?;
-        Ok(Self { servers, options, client, violations: Arc::default() })
+        Ok(Self { servers, options, client, violations: Arc::default(), events: Arc::default() })
     }
 
     /// Returns the prefix of the JetStream API.
@@ -65,6 +68,19 @@ impl Connector {
         &self.violations
     }
 
+    /// Returns the notification of events of all connections.
+    pub(crate) fn events(&self) -> &Arc<Notify> {
+        &self.events
+    }
+
+    /// Returns the host and the port of the URL, unless it names several servers.
+    pub(crate) fn target(&self) -> Option<(String, u16)> {
+        match self.servers.as_slice() {
+            [server] => Some((server.host().to_owned(), server.port())),
+            _ => None,
+        }
+    }
+
     /// Connects a new client, within `limit` and the [`timeout`](Self::timeout).
     pub(crate) async fn connect(&self, limit: Duration) -> Result<Client> {
         let timeout = self.timeout().min(limit);
@@ -89,7 +105,7 @@ impl Connector {
             Some(credentials) => credentials.apply(self.client.clone()).await?,
             None => self.client.clone().unwrap_or_default(),
         };
-        let violations = Arc::clone(&self.violations);
+        let (violations, events) = (Arc::clone(&self.violations), Arc::clone(&self.events));
         let mut connect = tls.apply(connect).await?;
         if tls.starts_unencrypted() && !self.options.trust_discovered_servers {
             connect = connect.ignore_discovered_servers();
@@ -105,6 +121,9 @@ impl Connector {
                 }
             })
             .event_callback(move |event| {
+                if matches!(event, Event::Connected | Event::Disconnected | Event::Closed) {
+                    events.notify_one();
+                }
                 match event {
                     Event::ServerError(ServerError::Other(text)) => violations.report(&text),
                     Event::Disconnected => violations.forget_denied_inbox(),

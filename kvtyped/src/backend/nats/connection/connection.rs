@@ -9,15 +9,16 @@ use async_nats::{Client, HeaderMap, Message, Request, RequestError, RequestError
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryFutureExt};
-use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, broadcast};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit, broadcast, watch};
 use tokio::time::Instant;
 
 use super::connect::Connector;
 use super::link::Links;
+use super::monitor::ConnectionMonitor;
 use super::reply::{AwaitReply, Reply};
 use super::ticker::{SharedTicker, TICK};
 use super::violations::{PermissionViolation, PermissionViolations};
-use crate::backend::Deadline;
+use crate::backend::{ConnectionState, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long closing waits for the replies to requests in flight.
@@ -40,6 +41,7 @@ pub(crate) struct Connection {
     /// Whether to avoid requests that permissions cannot limit to some keys.
     restricted: bool,
     ticker: Arc<SharedTicker>,
+    monitor: ConnectionMonitor,
     closed: AtomicBool,
     /// Shared with every request in flight.
     in_flight: Arc<()>,
@@ -51,28 +53,78 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Uses a client of the application.
-    pub(crate) fn over(client: Client, restricted: bool) -> Self {
-        Self::new(Links::new(client, None), None, restricted)
+    pub(crate) fn over(client: Client, restricted: bool) -> Arc<Self> {
+        let monitor = ConnectionMonitor::new(&client, None, None);
+        Self::new(Links::new(client, None), None, monitor, restricted)
     }
 
     /// Connects a client, which is replaced when its task ends.
-    pub(crate) async fn connect(connector: Connector, restricted: bool) -> Result<Self> {
+    pub(crate) async fn connect(connector: Connector, restricted: bool) -> Result<Arc<Self>> {
         let client = connector.connect(connector.timeout()).await?;
         let violations = Arc::clone(connector.violations());
-        Ok(Self::new(Links::new(client, Some(connector)), Some(violations), restricted))
+        let events = Some(Arc::clone(connector.events()));
+        let monitor = ConnectionMonitor::new(&client, events, connector.target());
+        Ok(Self::new(Links::new(client, Some(connector)), Some(violations), monitor, restricted))
     }
 
-    fn new(links: Links, violations: Option<Arc<PermissionViolations>>, restricted: bool) -> Self {
+    fn new(
+        links: Links,
+        violations: Option<Arc<PermissionViolations>>,
+        monitor: ConnectionMonitor,
+        restricted: bool,
+    ) -> Arc<Self> {
         let ticker = violations.as_ref().map(|violations| violations.ticker()).unwrap_or_default();
-        Self {
+        let connection = Arc::new(Self {
             links,
             violations,
             restricted,
             ticker,
+            monitor,
             closed: AtomicBool::new(false),
             in_flight: Arc::new(()),
             batch_permits: Semaphore::new(MAX_BATCHES),
             batch_send: Mutex::new(()),
+        });
+        connection.start_monitor();
+        connection
+    }
+
+    fn start_monitor(self: &Arc<Self>) {
+        let connection = Arc::downgrade(self);
+        self.monitor.start(move || connection.upgrade().is_some_and(|connection| connection.refresh_state()));
+    }
+
+    /// Publishes the state of the connection. Returns whether it can change again.
+    fn refresh_state(&self) -> bool {
+        let closed = self.is_closed();
+        let connected = !closed && !self.links.has_ended() && self.is_connected();
+        self.monitor.update(self.links.current().client(), connected, self.epoch());
+        !closed
+    }
+
+    /// Returns the state of the connection and its changes.
+    pub(crate) fn state(self: &Arc<Self>) -> watch::Receiver<ConnectionState> {
+        self.start_monitor();
+        self.refresh_state();
+        self.monitor.subscribe()
+    }
+
+    /// Measures a round trip to the server: publishes a message to an inbox of this connection. A server that denies
+    /// the message answers, too.
+    pub(crate) async fn ping(&self, deadline: Deadline) -> Result<Duration> {
+        self.connected(deadline).await?;
+        let (client, mut denials) = (self.client(), self.denials());
+        let inbox = client.new_inbox();
+        let started = Instant::now();
+        let mut echo = client.subscribe(inbox.clone()).await.map_err(|_| self.ended_error())?;
+        client.publish(inbox.clone(), Bytes::new()).await.map_err(|_| self.ended_error())?;
+        tokio::select! {
+            message = echo.next() => message.map(|_| started.elapsed()).ok_or_else(|| self.ended_error()),
+            () = denied(&mut denials, &inbox) => Ok(started.elapsed()),
+            () = tokio::time::sleep_until(deadline.at()) => Err(match self.is_connected() {
+                true => deadline.error(),
+                false => Error::unavailable("the connection was lost"),
+            }),
         }
     }
 
@@ -243,6 +295,7 @@ impl Connection {
     /// Sends all buffered messages and closes the connection.
     pub(crate) async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
+        self.monitor.wake();
         // Requests in flight may still get their replies.
         let replies_until = Instant::now() + LAST_REPLIES_TIMEOUT;
         while self.is_connected() && Arc::strong_count(&self.in_flight) > 1 && Instant::now() < replies_until {
@@ -263,6 +316,24 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.monitor.wake();
+    }
+}
+
+/// Waits until the server denies a subject. Waits forever if denials are not reported.
+async fn denied(denials: &mut Option<broadcast::Receiver<PermissionViolation>>, subject: &str) {
+    while let Some(receiver) = denials {
+        match receiver.recv().await {
+            Ok(denial) if denial.subject == subject => return,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => *denials = None,
+        }
+    }
+    std::future::pending().await
 }
 
 type Replies = BoxStream<'static, Result<Message, RequestError>>;

@@ -12,6 +12,7 @@
 //! | `violations` | subjects that the server denied |
 //! | `connect` | creation of clients from the options |
 //! | `link` | the client of a connection, and its replacement when its task ends |
+//! | `monitor` | the state of a connection, as callers observe it |
 //! | `reply` | the result of one request |
 //! | `connection` | requests on a connection, and the reasons for a missing reply |
 
@@ -25,6 +26,7 @@ pub(super) mod ticker;
 pub(super) mod violations;
 pub(super) mod connect;
 pub(super) mod link;
+pub(super) mod monitor;
 pub(super) mod reply;
 #[expect(clippy::module_inception, reason = "the folder holds the way to a connection, and the file the connection")]
 pub(super) mod connection;

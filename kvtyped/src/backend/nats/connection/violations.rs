@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::ticker::SharedTicker;
+use crate::error::split_subject;
 
 /// How long the subscription for replies stays denied before a request reconnects the client. A server does not
 /// announce that it allows the subscription again.
@@ -76,7 +77,9 @@ impl PermissionViolations {
     /// Records a denial that the server reported.
     pub(crate) fn report(&self, text: &str) {
         let Some(violation) = PermissionViolation::parse(text) else { return };
-        tracing::debug!(subject = violation.subject, "the server denies a subject");
+        // The key of a record may be a secret.
+        let subject = split_subject(&violation.subject).map_or(&*violation.subject, |(start, _)| start);
+        tracing::debug!(subject, "the server denies a subject");
         // The replies to requests arrive under one subscription with this suffix.
         if violation.is_subscription && violation.subject.ends_with(".*") {
             self.inbox.store(Some(Arc::new(DeniedInbox { subject: violation.subject.clone(), at: Instant::now() })));

@@ -157,8 +157,20 @@ pub(crate) fn status(info: Value) -> Result<BucketStatus> {
     status.last_revision = Revision::new(count("last_seq"));
     status.now = server_time(&info).unwrap_or(status.now);
     status.entry_ttl = info["config"]["allow_msg_ttl"].as_bool().unwrap_or_default();
+    // A server that does not belong to a cluster reports no leader.
+    let cluster = &info["cluster"];
+    status.has_leader = cluster["name"].is_null() || text(cluster, "leader").is_some_and(|leader| !leader.is_empty());
+    status.replicas_behind = replicas_behind(cluster);
     status.raw = Some(info);
     Ok(status)
+}
+
+/// Returns the number of replicas that are offline or behind the leader.
+fn replicas_behind(cluster: &Value) -> u32 {
+    let replicas = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_behind =
+        |replica: &&Value| replica["current"] != Value::Bool(true) || replica["offline"] == Value::Bool(true);
+    u32::try_from(replicas.iter().filter(is_behind).count()).unwrap_or(u32::MAX)
 }
 
 /// Returns the time of the server that answered. nats-server reports it since 2.10.

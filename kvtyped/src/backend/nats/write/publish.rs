@@ -93,7 +93,7 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
             let mut attempts = Attempts::default();
             attempts.push(attempt);
             (attempts.evidence.sent, attempts.evidence.inconclusive) = (sent, inconclusive);
-            tracing::debug!(stream = context.stream, key = %write.key, "a write was not acknowledged");
+            tracing::debug!(stream = context.stream, "a write was not acknowledged");
             let mut lost = LostWrite { request: &request, check, started: Instant::now(), deadline };
             // Rare paths are boxed, so that the future of a write stays small.
             return recover(&mut lost, &mut attempts, deadline).boxed().await;

@@ -1,0 +1,115 @@
+//! The observer of a store, its reports and its events.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// Receives a report of each operation of a store; see [`Connect::observer`](crate::connect::Connect::observer).
+///
+/// The methods are called by the task of the operation and must not block. A panic in them is caught and ignored.
+pub trait Observer: Send + Sync + 'static {
+    /// Receives the report of an operation that has ended. Called once for each operation, also if its future is
+    /// dropped.
+    fn operation(&self, report: &OperationReport<'_>);
+
+    /// Receives an event of background work.
+    fn event(&self, event: &StoreEvent<'_>) {
+        let _ = event;
+    }
+}
+
+/// The report of one operation.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct OperationReport<'a> {
+    /// The name of the operation: `put`, `modify`, `lock`.
+    pub operation: &'static str,
+    /// The kind of the backend: `nats`, `memory`, or the scheme of another backend.
+    pub system: &'static str,
+    /// The bucket. Empty for an operation on all buckets.
+    pub bucket: &'a str,
+    /// The host and the port of the server, if there is one.
+    pub server: Option<(&'a str, u16)>,
+    /// The time from the first poll of the future to its end.
+    pub duration: Duration,
+    /// The number of writes that the operation sent. More than one is a retry, except for many records.
+    pub attempts: u32,
+    /// The number of records that the operation sent, or else received.
+    pub records: u64,
+    /// The size of the values of these records in bytes.
+    pub bytes: u64,
+    /// How the operation ended.
+    pub end: OperationEnd<'a>,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum OperationEnd<'a> {
+    /// The operation succeeded.
+    Success,
+    /// The operation failed with this error.
+    Failure(&'a Error),
+    /// A closure of the caller failed, for example that of `try_modify`.
+    Aborted,
+    /// The future was dropped before its end.
+    Cancelled,
+}
+
+impl OperationEnd<'_> {
+    /// Whether the operation succeeded.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Success)
+    }
+
+    /// Returns the name of the failure, as the attribute `error.type` of OpenTelemetry. `None` after a success.
+    pub fn error_type(&self) -> Option<String> {
+        match self {
+            Self::Success => None,
+            Self::Failure(error) => Some(error.kind().name()),
+            Self::Aborted => Some("aborted".to_owned()),
+            Self::Cancelled => Some("cancelled".to_owned()),
+        }
+    }
+}
+
+/// An event of background work.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum StoreEvent<'a> {
+    /// The connection was lost.
+    Disconnected,
+    /// The store is connected again.
+    Reconnected {
+        /// How long the connection was lost.
+        outage: Duration,
+    },
+    /// A watch, a cache or a live value may have missed changes and reads its records again.
+    Resync {
+        /// The bucket.
+        bucket: &'a str,
+    },
+    /// A lease was taken: a lock, a leadership, a permit or a membership.
+    LeaseAcquired {
+        /// The recipe: `lock`, `election`.
+        recipe: &'a str,
+        /// The bucket of the lease.
+        bucket: &'a str,
+    },
+    /// A lease ended.
+    LeaseEnded {
+        /// The recipe: `lock`, `election`.
+        recipe: &'a str,
+        /// The bucket of the lease.
+        bucket: &'a str,
+        /// How long it was held.
+        held: Duration,
+        /// Whether it was lost rather than released.
+        lost: bool,
+    },
+    /// A rate limiter denied an event.
+    RateDenied {
+        /// The bucket of the limiter.
+        bucket: &'a str,
+    },
+}
