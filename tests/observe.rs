@@ -222,7 +222,7 @@ async fn every_operation(store: &Store) {
     sessions.try_modify(key, |_| Err::<(), _>("no")).await.unwrap_err();
     sessions.transform(key, |_| Change::Keep).await.unwrap();
     sessions.transaction().put(&all[0]).put(&all[1]).commit().await.map(drop).or_else(unsupported).unwrap();
-    sessions.transact(|tx| async move { Ok(drop(tx.get(key).await?)) }).await.unwrap();
+    sessions.transact(|tx| async move { tx.get(key).await.map(drop).map_err(Into::into) }).await.unwrap();
     let list: Vec<_> = sessions.list(..).await.unwrap().try_collect().await.unwrap();
     assert_eq!(list.len(), 2);
     let _keys: Vec<_> = sessions.keys(..).await.unwrap().try_collect().await.unwrap();

@@ -29,10 +29,10 @@ impl Error {
 
     fn hide(&mut self) {
         self.0.hides_key = true;
-        if let ErrorKind::PermissionDenied { subject } = &mut self.0.kind {
-            if let Some((start, key)) = split_subject(subject) {
-                *subject = format!("{start}{}", key_hash(key));
-            }
+        if let ErrorKind::PermissionDenied { subject } = &mut self.0.kind
+            && let Some((start, key)) = split_subject(subject)
+        {
+            *subject = format!("{start}{}", key_hash(key));
         }
         let Some(source) = &mut self.0.source else { return };
         if let Some(error) = source.downcast_mut::<Self>() {

@@ -54,7 +54,7 @@ pub(super) fn end(span: &Span, report: &OperationReport<'_>, progress: &Progress
     if span.is_disabled() {
         return;
     }
-    if progress.written >= 2 && progress.attempts == 1 || report.operation.ends_with("_many") && progress.written >= 2 {
+    if progress.written >= 2 && (progress.attempts == 1 || report.operation.ends_with("_many")) {
         span.record("db.operation.batch.size", progress.written);
     }
     if progress.attempts > 0 {

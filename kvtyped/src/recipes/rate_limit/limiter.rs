@@ -398,7 +398,11 @@ impl UntilReady<'_> {
                 ))));
             }
             let context = handle.bucket.context();
-            context.until_shutdown(async { Ok(tokio::time::sleep(wait).await) }).await.map_err(located)?;
+            let sleep = async {
+                tokio::time::sleep(wait).await;
+                Ok(())
+            };
+            context.until_shutdown(sleep).await.map_err(located)?;
         }
     }
 }
