@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::progress::Progress;
+use super::progress::{Progress, note_key};
 use super::report::{Observer, OperationEnd, OperationReport, StoreEvent};
 use super::span;
 use crate::error::Error;
@@ -86,7 +86,7 @@ impl Instruments {
     #[inline]
     pub(crate) fn note_key(&self, key: &str) {
         if self.trace_keys {
-            Span::current().record("kvtyped.key", key);
+            note_key(key);
         }
     }
 
@@ -154,7 +154,7 @@ impl Observation<'_> {
     /// Reports the end of the operation.
     fn end(&mut self, end: OperationEnd<'_>) {
         let Some((started, span)) = self.started.take() else { return };
-        let Progress { attempts, written, written_bytes, read, read_bytes, revision: _ } = self.progress;
+        let Progress { attempts, written, written_bytes, read, read_bytes, .. } = self.progress;
         let (records, bytes) = if written > 0 { (written, written_bytes) } else { (read, read_bytes) };
         let report = OperationReport {
             operation: self.operation,

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use crate::revision::Revision;
 
 /// The progress of an operation.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) attempts: u32,
     pub(super) written: u64,
@@ -16,11 +16,13 @@ pub(super) struct Progress {
     pub(super) read: u64,
     pub(super) read_bytes: u64,
     pub(super) revision: Option<Revision>,
+    /// The key of the record, if the store traces keys.
+    pub(super) key: Option<String>,
 }
 
 thread_local! {
     static CURRENT: Cell<Progress> = const { Cell::new(Progress {
-        attempts: 0, written: 0, written_bytes: 0, read: 0, read_bytes: 0, revision: None,
+        attempts: 0, written: 0, written_bytes: 0, read: 0, read_bytes: 0, revision: None, key: None,
     }) };
 }
 
@@ -31,17 +33,17 @@ impl Progress {
         struct Exchange<'a>(&'a mut Progress, Progress);
         impl Drop for Exchange<'_> {
             fn drop(&mut self) {
-                *self.0 = CURRENT.replace(self.1);
+                *self.0 = CURRENT.replace(std::mem::take(&mut self.1));
             }
         }
-        let outer = CURRENT.replace(*self);
+        let outer = CURRENT.replace(std::mem::take(self));
         let _exchange = Exchange(self, outer);
         poll()
     }
 }
 
 fn note(change: impl FnOnce(&mut Progress)) {
-    let mut progress = CURRENT.get();
+    let mut progress = CURRENT.take();
     change(&mut progress);
     CURRENT.set(progress);
 }
@@ -63,6 +65,11 @@ pub(crate) fn note_read(size: usize) {
         progress.read += 1;
         progress.read_bytes += size as u64;
     });
+}
+
+/// Notes the key of the record.
+pub(super) fn note_key(key: &str) {
+    note(|progress| progress.key = Some(key.to_owned()));
 }
 
 /// Notes the revision of a write.

@@ -57,6 +57,9 @@ pub(super) fn end(span: &Span, report: &OperationReport<'_>, progress: &Progress
     if progress.written >= 2 && (progress.attempts == 1 || report.operation.ends_with("_many")) {
         span.record("db.operation.batch.size", progress.written);
     }
+    if let Some(key) = &progress.key {
+        span.record("kvtyped.key", &**key);
+    }
     if progress.attempts > 0 {
         span.record("kvtyped.attempts", progress.attempts);
     }

@@ -210,7 +210,7 @@ impl<T: KvModel> Transaction<'_, T> {
     pub async fn commit(self) -> Result<Committed> {
         let bucket = self.bucket;
         let commit = async { self.run().await.map_err(|error| error.with_context(OPERATION, bucket.name(), None)) };
-        bucket.observe(OPERATION, Box::pin(commit)).await
+        bucket.observe("transaction", Box::pin(commit)).await
     }
 
     async fn run(self) -> Result<Committed> {
