@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -10,12 +11,13 @@ use kvtyped::Result;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
 use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
-    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ConnectionState, Deadline, RawBucket, RawCounters,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::config::{BucketConfig, WriteEpochs};
 use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::{Key, Revision};
+use tokio::sync::watch::Receiver;
 
 use crate::needs::needs;
 
@@ -73,6 +75,14 @@ impl<B: Backend> Backend for InEpochs<B> {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         self.0.close()
+    }
+
+    fn ping(&self, deadline: Deadline) -> BoxFuture<'_, Result<Duration>> {
+        self.0.ping(deadline)
+    }
+
+    fn connection(&self) -> Receiver<ConnectionState> {
+        self.0.connection()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Counts by schema version, and migrations.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use kvtyped::KvVersion;
+use kvtyped::codec::{Codec, Json};
 use kvtyped::prelude::*;
 
 use crate::measure::{pairs, time};
@@ -47,8 +49,52 @@ const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) async fn measure(world: &mut World) {
     world.report.group("Schema versions");
+    headers(world).await;
+    upgrades(world).await;
     counts(world).await;
     migrations(world).await;
+}
+
+/// The same record as version 1, without a header, and as version 2, with one.
+async fn headers(world: &mut World) {
+    let plain: Bucket<Plain> = world.store.bucket().name("versions-plain").await.expect("the bucket is made");
+    let versioned: Bucket<Account> = world.store.bucket().name("versions-header").await.expect("the bucket is made");
+    versioned.switch_version(2).await.expect("it is switched");
+    let note = "n".repeat(160);
+    let account = Account { id: 7, note: note.clone(), email: None };
+    let record = Plain { id: 7, note, email: None };
+    let (blocks, each) = (world.effort.blocks(7), world.effort.of(1_500));
+    let ours = async || time(async { versioned.put(&account).await.expect("it is put") }).await;
+    let theirs = async || time(async { plain.put(&record).await.expect("it is put") }).await;
+    let measured = pairs(blocks, each, ours, theirs).await;
+    world.report.row("put with a version header", "put without").goal(1.02).measured(&measured);
+    let ours = async || time(async { versioned.get(&account.key()).await.expect("it is read") }).await;
+    let theirs = async || time(async { plain.get(&record.key()).await.expect("it is read") }).await;
+    let measured = pairs(blocks, each, ours, theirs).await;
+    world.report.row("get with a version header", "get without").goal(1.02).measured(&measured);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "versions", key = "{id}")]
+struct Plain {
+    id: u64,
+    note: String,
+    email: Option<String>,
+}
+
+/// The decoding of an old record, beside the same decoding and conversion by hand.
+async fn upgrades(world: &mut World) {
+    const ROUND: u32 = 2_000;
+    let bytes = Json::encode(&AccountV1 { id: 7, note: "n".repeat(160) }).expect("it encodes");
+    let rounds = |decode: &dyn Fn(&[u8]) -> bool| {
+        let started = std::time::Instant::now();
+        (0..ROUND).for_each(|_| assert!(decode(black_box(&bytes))));
+        started.elapsed() / ROUND
+    };
+    let ours = async || rounds(&|bytes| Account::decode(1, bytes).is_ok());
+    let theirs = async || rounds(&|bytes| <Json as Codec<AccountV1>>::decode(bytes).map(Account::from).is_ok());
+    let measured = pairs(world.effort.blocks(7), world.effort.of(50), ours, theirs).await;
+    world.report.row("decode a record of the previous version", "decode and convert by hand").measured(&measured);
 }
 
 async fn counts(world: &mut World) {
