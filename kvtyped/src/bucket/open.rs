@@ -222,8 +222,8 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// Requires that this call creates the bucket. Of several concurrent calls, one succeeds. For this purpose the
-    /// bucket gets a random metadata entry.
+    /// Requires that this call creates the bucket. If several calls run at once, one succeeds. A random metadata
+    /// entry of the bucket distinguishes them.
     pub fn must_create(mut self) -> Self {
         self.presence = self.presence.and(Presence::MustCreate);
         self
@@ -262,7 +262,7 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// Opens the bucket for reading. It is neither created nor changed: `Drift::Update` acts like `Drift::Fail`.
+    /// Opens the bucket for reading. Neither creates nor changes the bucket: `Drift::Update` acts like `Drift::Fail`.
     pub fn read_only(self) -> OpenReadBucket<T> {
         let open = self.must_exist();
         OpenReadBucket { open: OpenBucket { is_read_only: true, ..open } }
