@@ -1,4 +1,5 @@
-//! Programs of several schema versions beside each other: what each reads and writes, and the card of the model.
+//! Programs of several schema versions at the same time: the records that each reads and writes, and the card of the
+//! model.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

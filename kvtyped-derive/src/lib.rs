@@ -1,7 +1,7 @@
 //! The derive macros of `kvtyped`: [`KvModel`](macro@KvModel), [`KvVersion`](macro@KvVersion) and
 //! [`KeySegment`](macro@KeySegment).
 //!
-//! Use them through `kvtyped`, which exports both. Its documentation has examples that run.
+//! Use them through `kvtyped`, which exports all three. Its documentation has examples that run.
 //!
 //! The macros are a small compiler with four phases: `attr` (with `settings` and `template`) -> `model` -> `check` ->
 //! `expand`. Each phase reports all its errors at once. An error ends the compilation after its phase.
@@ -92,8 +92,8 @@ use crate::ctxt::Ctxt;
 /// | `newer` | string | `"keep"` or `"refuse"`: the rule for records of a newer version. | `"refuse"` | `newer = "keep"` |
 /// | `crate` | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
 ///
-/// An unset attribute does not change the setting of an existing bucket. An exception is `rollups`: a bucket that denies
-/// rollups differs from a model without the attribute.
+/// An unset attribute does not change the setting of an existing bucket. An exception is `rollups`: a bucket that
+/// denies rollups differs from a model without the attribute.
 ///
 /// The macro parses and checks all values at compile time:
 ///
@@ -117,13 +117,13 @@ use crate::ctxt::Ctxt;
 ///
 /// * A literal of the characters `[-/_=a-zA-Z0-9]`: `users`.
 /// * One field, with or without literals around it: `{id}`, `user-{id}`. The type of the field is a `KeySegment`.
-/// * As the last segment, a field that takes the rest of the key: `{path..}`. It takes one or more segments. Each dot in
-///   its text is a dot of the key. Its filter has a second setter: `FileKey::filter().path_below("usr.lib")` matches
+/// * As the last segment, a field that takes the rest of the key: `{path..}`. It takes one or more segments. Each dot
+///   in its text is a dot of the key. Its filter has a second setter: `FileKey::filter().path_below("usr.lib")` matches
 ///   every key below `usr.lib`. A field of type `kvtyped::Key` takes the rest verbatim, so it can hold keys of other
 ///   clients.
 ///
-/// Each field occurs at most once in a template. A template without fields, `key = "app"`, is the key of a single record.
-/// Its key type is a unit struct.
+/// Each field occurs at most once in a template. A template without fields, `key = "app"`, is the key of a single
+/// record. Its key type is a unit struct.
 ///
 /// # Key codecs
 ///
@@ -140,8 +140,8 @@ use crate::ctxt::Ctxt;
 ///
 /// `validate = "path"` names a function that takes `&Self` and returns `Result<(), E>`, for an `E: Display`. It runs
 /// before each write, on the new record. A refused write returns the error `Invalid`, whose source has the message of
-/// the function. A [live value](../kvtyped/struct.ReadBucket.html#method.live) rejects an invalid record. Other reads do
-/// not call the function, so records from before it remain readable.
+/// the function. A [live value](../kvtyped/struct.ReadBucket.html#method.live) rejects an invalid record. Other reads
+/// do not call the function, so records from before it remain readable.
 ///
 /// Errors are often logged with their sources: keep values out of the message, or do not log it.
 ///
@@ -153,7 +153,8 @@ use crate::ctxt::Ctxt;
 ///
 /// # Schema versions
 ///
-/// A record stores the version of its type. A model reads its own version and the versions of the chain of `upgrade_from`:
+/// A record stores the version of its type. A model reads its own version and the versions of the chain of
+/// `upgrade_from`:
 ///
 /// ```text
 /// #[derive(Clone, Serialize, Deserialize, KvModel)]
@@ -227,8 +228,8 @@ fn model_of(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
 /// | `rename` | variant | string | Text of the variant. Takes precedence over `rename_all`. | name of the variant | `rename = "us"` |
 /// | `crate` | type | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
 ///
-/// The cases are `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`, `kebab-case`
-/// and `SCREAMING-KEBAB-CASE`.
+/// The cases are `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`,
+/// `kebab-case` and `SCREAMING-KEBAB-CASE`.
 ///
 /// Two variants with the same text are a compile error.
 #[proc_macro_derive(KeySegment, attributes(kv))]
@@ -258,7 +259,7 @@ pub fn derive_key_segment(input: TokenStream) -> TokenStream {
 /// | attribute | on | type | meaning | default | example |
 /// |---|---|---|---|---|---|
 /// | `version` | type | integer | Number of the version, from 1. Required. | none | `version = 2` |
-/// | `upgrade_from` | type | type | Type of the version before. Requires `From` or `TryFrom`. | none; older records are refused | `upgrade_from = UserV1` |
+/// | `upgrade_from` | type | type | Type of the previous version. Requires `From` or `TryFrom`. | none; older records are refused | `upgrade_from = UserV1` |
 /// | `writes` | type | integer | Oldest version that a record can be converted back to. Requires `Clone` and a conversion into the type of `upgrade_from`. | `version` | `writes = 1` |
 /// | `codec` | type | type | `Codec` of this version. Required if the newer version has another codec than `Json`. | `Json` | `codec = MsgPack` |
 /// | `crate` | type | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |

@@ -133,8 +133,8 @@ impl Connect {
     /// at once with `Unavailable`, and is not applied. Off by default, so that an operation waits for the connection
     /// until its timeout.
     ///
-    /// A bucket without a leader is not an outage of the connection. A hung server is detected after three missed pings,
-    /// six seconds by default. Renewals of leases are refused, too, and retried while the lease is valid.
+    /// A bucket without a leader is not an outage of the connection. A hung server is detected after three missed
+    /// pings, six seconds by default. Renewals of leases are refused, too, and retried while the lease is valid.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -157,8 +157,8 @@ impl Connect {
         self
     }
 
-    /// Sets whether the spans of operations contain the keys of records. By default they contain none, because a key may
-    /// be a secret, such as a session id. The keys of a model with `#[kv(sensitive_key)]` never appear.
+    /// Sets whether the spans of operations contain the keys of records. By default they contain none, because a key
+    /// may be a secret, such as a session id. The keys of a model with `#[kv(sensitive_key)]` never appear.
     pub fn trace_keys(mut self, on: bool) -> Self {
         self.trace_keys = on;
         self
@@ -246,8 +246,8 @@ impl fmt::Debug for Connect {
 
 #[cfg(feature = "file")]
 impl Store {
-    /// Opens the store in a file, for paths that a URL cannot express. Creates the file if it does not exist; its folder
-    /// must exist.
+    /// Opens the store in a file, for paths that a URL cannot express. Creates the file if it does not exist; its
+    /// folder must exist.
     ///
     /// ```
     /// use kvtyped::backend::file::SyncMode;
@@ -273,6 +273,17 @@ impl Store {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `InUse` if another process uses the file, and `Damaged` if the file is damaged. Returns `InvalidConfig`
+    /// if the path cannot be used, if the file is a database of another application, or if this process has opened it
+    /// with other options. Returns `Unsupported` if a newer version of this crate wrote the file, and `Unavailable` if
+    /// the file cannot be read or written.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the open is cancelled.
     pub fn file(path: impl Into<std::path::PathBuf>) -> OpenFile {
         OpenFile { options: FileOptions::new(path, Self::TIMEOUT) }
     }
@@ -288,7 +299,8 @@ pub struct OpenFile {
 
 #[cfg(feature = "file")]
 impl OpenFile {
-    /// Sets when a write is durable. Default: [`SyncMode::Always`]. In a URL: `sync=always`, `sync=100ms` or `sync=off`.
+    /// Sets when a write is durable. Default: [`SyncMode::Always`]. In a URL: `sync=always`, `sync=100ms` or
+    /// `sync=off`.
     pub fn sync(mut self, sync: SyncMode) -> Self {
         self.options.sync = sync;
         self
@@ -301,7 +313,8 @@ impl OpenFile {
     }
 
     /// Sets the timeout of the open, which is also the default timeout of the store's operations. An open waits for
-    /// another process that uses the file. It loads about a million records in some seconds. Default: [`Store::TIMEOUT`].
+    /// another process that uses the file. It loads about a million records in some seconds. Default:
+    /// [`Store::TIMEOUT`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
         self
@@ -324,6 +337,10 @@ impl OpenFile {
     }
 
     /// Opens the backend, for tests of the backend interface.
+    ///
+    /// # Errors
+    ///
+    /// See [`Store::file`].
     ///
     /// # Cancel safety
     ///

@@ -32,7 +32,7 @@ impl ShutdownSignal {
         self.advance(CLOSED) != CLOSED
     }
 
-    /// Refuses new operations, and tells the keepers of leases to release them. Returns whether the store was open.
+    /// Refuses new operations, and makes the lease keepers release their leases. Returns whether the store was open.
     pub(crate) fn drain(&self) -> bool {
         self.advance(DRAINING) == OPEN
     }

@@ -253,14 +253,14 @@ impl Store {
         self.context.observe("delete_bucket", name, Box::pin(delete)).await
     }
 
-    /// Copies the store into a new file, while writers continue. The copy is consistent: it contains every write that was
-    /// acknowledged before the call. Open it like any other file.
+    /// Copies the store into a new file, while writers continue. The copy is consistent: it contains every write that
+    /// was acknowledged before the call. Open it like any other file.
     ///
     /// A bucket of the copy skips revisions, so that no revision of the original means another record there.
     ///
     /// # Errors
     ///
-    /// Returns `Unsupported` if the store is not a file, and `InvalidConfig` if the path exists or cannot be used.
+    /// Returns `Unsupported` if the store is not in a file, and `InvalidConfig` if the path exists or cannot be used.
     ///
     /// # Cancel safety
     ///
@@ -289,8 +289,8 @@ impl Store {
     }
 
     /// Shuts the store down: refuses new operations, releases every lease, ends watches and caches, and then closes the
-    /// store as [`close`](Self::close) does. Call it when the process is asked to end, so that its locks are free at once
-    /// instead of after their TTL.
+    /// store as [`close`](Self::close) does. Call it when the process is asked to end, so that its locks are free at
+    /// once instead of after their TTL.
     ///
     /// New operations, and waits for a lock or another lease, end with `Closed`. Operations that already run continue;
     /// finish your requests first. Every lease of this store and its clones is released: locks, leaderships, permits,
@@ -313,8 +313,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns `Timeout` if a lease is not released within `grace`. That lease becomes free after its TTL. Returns an error of
-    /// the backend if the pending messages cannot be sent. The store is closed in both cases.
+    /// Returns `Timeout` if a lease is not released within `grace`. That lease becomes free after its TTL. Returns an
+    /// error of the backend if the pending messages cannot be sent. The store is closed in both cases.
     ///
     /// # Cancel safety
     ///
@@ -329,8 +329,8 @@ impl Store {
 
     /// Measures a round trip to the server. Needs no permission for JetStream.
     ///
-    /// The message goes to an inbox of this connection. A user who may not publish there gets an answer too: the denial.
-    /// Over a client of the application, such a user gets a `Timeout`.
+    /// The message goes to an inbox of this connection. A user who may not publish there gets an answer too: the
+    /// denial. Over a client of the application, such a user gets a `Timeout`.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -392,7 +392,8 @@ impl Store {
         self.backend.connection()
     }
 
-    /// Returns the health of the connection: its state, and the time of a round trip. Needs no permission for JetStream.
+    /// Returns the health of the connection: its state, and the time of a round trip. Needs no permission for
+    /// JetStream.
     ///
     /// Use the health to decide whether the process is *ready* for requests. Do not use it for *liveness*: an outage of
     /// the server must not restart every process. [`ReadBucket::health`](crate::ReadBucket::health) checks one bucket.
@@ -429,7 +430,8 @@ impl Store {
         Ok(StoreHealth { connection, round_trip })
     }
 
-    /// Refuses operations after an outage of this length; see [`Connect::fail_fast_after`](crate::connect::Connect::fail_fast_after).
+    /// Refuses operations after an outage of this length; see
+    /// [`Connect::fail_fast_after`](crate::connect::Connect::fail_fast_after).
     pub(crate) fn fail_fast_after(mut self, outage: Duration) -> Self {
         let context = StoreContext::clone(&self.context);
         self.context = Arc::new(context.fail_fast(outage, self.connection()));

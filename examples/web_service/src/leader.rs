@@ -38,7 +38,7 @@ pub async fn run(store: Store, name: String, stopping: watch::Receiver<bool>) ->
     leads.until(stopped(stopping)).await
 }
 
-/// Counts the periods in which a leader worked. Never ends: the end of the leadership drops it.
+/// Counts the periods in which a leader worked. Never returns: the future is dropped when the leadership ends.
 async fn work(store: &Store) {
     let ticks = store.counters("web_ticks");
     loop {

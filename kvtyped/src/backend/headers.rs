@@ -169,7 +169,7 @@ impl fmt::Debug for RecordHeaders {
     }
 }
 
-/// Parses a version. Only the text that this crate writes is a version, so `007` and `+7` are none.
+/// Parses a version. Returns zero for any text that this crate does not write, such as `007` and `+7`.
 fn parse_version(text: &str) -> u32 {
     let is_canonical = !text.starts_with(['0', '+']);
     if is_canonical { text.parse().unwrap_or_default() } else { 0 }

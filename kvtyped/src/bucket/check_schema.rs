@@ -20,7 +20,7 @@ impl<T: KvModel> ReadBucket<T> {
     /// Compares the program with every schema version whose records the bucket may have.
     ///
     /// A comparison of schemas cannot decide some changes, such as a narrower integer.
-    /// [`sample`](CheckSchema::sample) decodes stored records and counts those that the program cannot read.
+    /// [`sample`](CheckSchema::sample) decodes stored records and counts the unreadable ones.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -98,15 +98,15 @@ pub struct SchemaReport {
 pub struct VersionReport {
     /// The version.
     pub version: u32,
-    /// The comparison of the stored schema of the version with the program's schema of the same version. For a version
-    /// that the program does not know, with the newest schema of the program. `None` if the bucket does not store the
+    /// The comparison of the stored schema of the version with the program's schema of the same version. If the program
+    /// does not know the version, the comparison with its newest schema. `None` if the bucket does not store the
     /// schema.
     pub compatibility: Option<Compatibility>,
     /// Whether the program knows the version.
     pub is_known: bool,
     /// The number of records of this version in the sample.
     pub sampled: u64,
-    /// The number of those that the program cannot read.
+    /// The number of unreadable records of this version in the sample.
     pub unreadable: u64,
     /// The reason for one of the unreadable records, without content.
     pub example: Option<ErrorKind>,
@@ -147,7 +147,7 @@ struct Sample {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Decodes records, and counts them by version. Version zero has the records without a readable version.
+    /// Decodes records, and counts them by version. Records without a readable version count as version zero.
     async fn sample_records(&self, limit: usize, timeout: Option<Duration>) -> Result<BTreeMap<u32, Sample>> {
         let mut samples = BTreeMap::<u32, Sample>::new();
         if limit == 0 {

@@ -1,4 +1,4 @@
-//! An estimate of the clock by which a server dates and expires the records of a bucket.
+//! An estimate of the server's clock, which dates and expires the records of a bucket.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,11 +11,11 @@ use crate::ttl::Ttl;
 /// How old a reading may be before an operation that needs the time reads the clock again.
 const REFRESH: Duration = Duration::from_secs(60);
 
-/// The server's clock as a bucket knows it, and the TTL of the bucket. The entries of a bucket share it.
+/// The estimated clock of the server, and the TTL of the bucket. The entries of a bucket share it.
 ///
 /// The monotonic clock of this process continues the last reading of the server's clock. A reading is the reply of a
-/// server, which is younger than its request, so the estimate is at most one round trip behind at that moment. From
-/// then on, both clocks may drift apart. An entry that is younger than the estimate corrects it.
+/// server, which is younger than its request, so the estimate is at most one round trip behind at that moment.
+/// Later, both clocks may drift apart. An entry that is younger than the estimate corrects it.
 #[derive(Debug)]
 pub(crate) struct BucketClock {
     ttl: Option<Duration>,

@@ -28,13 +28,14 @@ const OPERATION: &str = "copy_bucket";
 /// revisions differ. History, delete markers, and entries of indexes are not copied. Build the indexes of the copy
 /// again.
 ///
-/// A target that does not exist is created with the settings and the model cards of the source, except for mirrors,
-/// sources, republish, placement and write epochs. An existing target keeps its settings, and a record under a copied key is
-/// replaced. Other records of the target stay.
+/// A target that does not exist is created with the settings and the model cards of the source. The settings for
+/// mirrors, sources, republish, placement and write epochs are not copied, nor are limit markers and atomic batches
+/// that the target's backend does not support. An existing target keeps its settings. A copied record replaces the
+/// record under its key, and other records of the target stay.
 ///
-/// Records that are written to the source during the copy are copied in their newer state, or a resumed copy reads them.
-/// The removal of a record that was copied before removes the copy. So a copy that is resumed until it copies nothing is
-/// equal to the source at that moment, if the source keeps its delete markers for that long.
+/// A record that is written during the copy is copied in its newer state, or a resumed copy reads it. If the source
+/// removes a copied record, this copy or a resumed copy removes it from the target, as long as the source keeps the
+/// delete marker. A copy that is resumed until it copies nothing equals the source at that moment.
 ///
 /// A remaining TTL is rounded down to seconds, so a copy does not live longer than its source. A record with less than
 /// one second left is not copied. If the target keeps more than one revision of each key, the TTL of the bucket starts

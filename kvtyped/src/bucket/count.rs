@@ -62,8 +62,8 @@ pub struct Count<'a, T: KvModel> {
 }
 
 impl Count<'_, RawRecord> {
-    /// Also counts the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
-    /// keys.
+    /// Also counts the [reserved](crate::Key::RESERVED) records, such as the records of locks. The filter applies to
+    /// their keys.
     pub fn include_reserved(mut self) -> Self {
         self.filter = self.filter.with_reserved();
         self

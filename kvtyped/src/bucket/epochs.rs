@@ -14,8 +14,8 @@ impl BucketInner {
     ///
     /// # Errors
     ///
-    /// Returns `SchemaMoved` if the bucket takes another schema version than `target` now. If the program can write that
-    /// version, [`Error::is_stale_schema`] is true and the caller encodes the record again.
+    /// Returns `SchemaMoved` if the bucket takes another schema version than `target` now. If the program can write
+    /// that version, [`Error::is_stale_schema`] is true and the caller encodes the record again.
     pub(crate) async fn write(
         &self,
         write: Write,
@@ -73,7 +73,7 @@ impl BucketInner {
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
+    /// Returns the errors of [`write`](Self::write).
     pub(crate) async fn commit(&self, batch: Batch, targets: &[Target], deadline: Deadline) -> Result<Vec<Revision>> {
         note_write(batch.writes.iter().map(value_size));
         let mut epoch = self.schema.epoch_for(targets)?;

@@ -41,7 +41,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `Decode` if the stored value is not a record of the model. Returns `InvalidKey` if the key is too long.
+    /// Returns `Decode` if the stored value is not a record of the model. Returns `Newer` or `TooOld` if the program
+    /// does not read the schema version of the record. Returns `InvalidKey` if the key is too long.
     ///
     /// # Cancel safety
     ///

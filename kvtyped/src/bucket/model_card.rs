@@ -1,4 +1,4 @@
-//! The card of a model in the metadata of its bucket: created with the bucket, read and compared when it is opened.
+//! The card of a model in the metadata of its bucket. Created with the bucket, and compared when the bucket is opened.
 
 use std::sync::Arc;
 
@@ -153,7 +153,7 @@ fn compare_schemas<T: KvModel>(config: &BucketConfig, card: &ModelCard) -> Resul
     Ok(())
 }
 
-/// Whether two templates name the same keys. The names of the fields may differ, unless the same names stand at other
+/// Whether two templates name the same keys. The names of the fields may differ, unless the same names are in other
 /// places.
 fn is_same_key(here: &str, there: &str) -> bool {
     let (shape_here, names_here) = shape(here);
@@ -271,7 +271,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Changes the card of the model, and the write epoch if `change` returns one, in one update. `change` gets the
     /// current card and configuration, and returns `None` to leave them. Reads the result back, and starts over if
-    /// another process has changed the card meanwhile.
+    /// another process has changed the card.
     ///
     /// # Errors
     ///

@@ -40,7 +40,8 @@ impl Presence {
 /// [`Store::bucket`](crate::Store::bucket).
 ///
 /// Compares the settings that the model or this builder sets, and reports settings of the stream that break a guarantee
-/// of this crate ([`BucketConfig::irregular`](crate::config::BucketConfig)). In a new bucket, unset settings get their defaults.
+/// of this crate ([`BucketConfig::irregular`](crate::config::BucketConfig)). In a new bucket, unset settings get their
+/// defaults.
 ///
 /// ```
 /// # use kvtyped::prelude::*;
@@ -72,6 +73,9 @@ impl Presence {
 /// `BucketNotFound` if the bucket [must exist](Self::must_exist) and does not, and `BucketExists` if it [must be
 /// created](Self::must_create) and exists. Returns `InvalidConfig` if a setting is invalid, and `Unsupported` if the
 /// backend does not support one.
+///
+/// Returns `SchemaDiffers`, `Newer` or `TooOld` if the [card](crate::model::ModelCard) of the model does not fit this
+/// program, unless [`on_schema`](Self::on_schema) selects another reaction.
 #[must_use = "nothing is opened until it is awaited"]
 #[derive(Debug)]
 pub struct OpenBucket<T> {
@@ -175,8 +179,9 @@ impl<T: KvModel> OpenBucket<T> {
         self.set(|config| config.republish = Some(republish))
     }
 
-    /// Makes the bucket a mirror of `origin`. Writes to the mirror go to the origin. The mirror also answers direct gets
-    /// of the origin, so a read of either bucket with [`Read::Any`](crate::Read::Any) may be older than its last write.
+    /// Makes the bucket a mirror of `origin`. Writes to the mirror go to the origin. The mirror also answers direct
+    /// gets of the origin, so a read of either bucket with [`Read::Any`](crate::Read::Any) may be older than its last
+    /// write.
     pub fn mirror(self, origin: Source) -> Self {
         self.set(|config| config.mirror = Some(origin))
     }
@@ -217,8 +222,8 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// Requires that this call creates the bucket. Of several concurrent calls, one succeeds. For this purpose the
-    /// bucket gets a random metadata entry.
+    /// Requires that this call creates the bucket. If several calls run at once, one succeeds. A random metadata
+    /// entry of the bucket distinguishes them.
     pub fn must_create(mut self) -> Self {
         self.presence = self.presence.and(Presence::MustCreate);
         self
@@ -238,9 +243,10 @@ impl<T: KvModel> OpenBucket<T> {
 
     /// Sets the reaction to a bucket whose [card](crate::model::ModelCard) of this model differs from the program.
     ///
-    /// * [`Drift::Fail`], the default, fails if the key or the codec differs, or if the program cannot read or write the
-    ///   schema versions that the card announces.
-    /// * [`Drift::Adopt`] opens the bucket in any case. Records that the program cannot read are errors one by one.
+    /// * [`Drift::Fail`], the default, fails if the key or the codec differs, or if the program cannot read or write
+    ///   the schema versions that the card announces.
+    /// * [`Drift::Adopt`] opens the bucket in any case. A read of a record that the program cannot read returns an
+    ///   error.
     /// * [`Drift::Update`] fails like `Fail`. Otherwise it writes the card if the bucket has none, and adds the schema
     ///   and the version of the program. It never changes the version that programs write: see
     ///   [`switch_version`](Bucket::switch_version).
@@ -256,7 +262,7 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
-    /// Opens the bucket for reading. It is neither created nor changed: `Drift::Update` acts like `Drift::Fail`.
+    /// Opens the bucket for reading. Neither creates nor changes the bucket: `Drift::Update` acts like `Drift::Fail`.
     pub fn read_only(self) -> OpenReadBucket<T> {
         let open = self.must_exist();
         OpenReadBucket { open: OpenBucket { is_read_only: true, ..open } }

@@ -109,8 +109,8 @@ impl SchemaState {
         self.current.load_full()
     }
 
-    /// Replaces the last reading. An epoch stays if the bucket has lost its own, so that the backend refuses later
-    /// writes and names the cause.
+    /// Replaces the last reading. Keeps the epoch if the bucket has lost its epoch, so that the backend refuses
+    /// later writes and names the cause.
     pub(crate) fn set(&self, config: &BucketConfig) {
         let mut schema = BucketSchema::new(config);
         schema.epoch = schema.epoch.or(self.epoch());

@@ -40,7 +40,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Returns [`ErrorKind::Encode`] if the value would not be read back equal, such as `NaN` or `Some(None)` in JSON.
     /// Each write decodes its bytes and compares the values before it sends them, which costs about 1 µs for a record
-    /// of 200 bytes.
+    /// of 200 bytes. Returns [`ErrorKind::Invalid`] if the validation function of the model refuses the record, and
+    /// [`ErrorKind::SchemaMoved`] if the bucket was switched to a schema version that this program cannot write.
     ///
     /// If the acknowledgement is lost and the stored entry does not reveal the result, the outcome is `Unknown`: a
     /// server that hangs may apply the write later. If a late write must not overwrite a newer record, use `update` or
@@ -211,7 +212,7 @@ impl<T: KvModel> Bucket<T> {
         self.send(operation, key, conditions, content).await
     }
 
-    /// Sends one write. Encodes its content again if the bucket is switched to another schema version meanwhile.
+    /// Sends one write. Encodes its content again if the bucket was switched to another schema version.
     async fn send(
         &self,
         operation: &'static str,

@@ -66,25 +66,26 @@ pub struct BucketConfig {
     /// a single key, and no locks or other recipes with leases. All of these return `Unsupported`. See
     /// [`permissions`](crate::permissions).
     ///
-    /// Set it in every program that opens the bucket, or on the model (`#[kv(rollups = false)]`). A program without this setting reports drift, and
-    /// [`Drift::Update`] enables rollups again.
+    /// Set it in every program that opens the bucket, or on the model (`#[kv(rollups = false)]`). A program without
+    /// this setting reports drift, and [`Drift::Update`] enables rollups again.
     pub rollups: Option<bool>,
     /// Whether a [transaction](crate::Bucket::transaction) can apply several writes atomically. By default, a new
     /// bucket that is not a mirror supports batches if the server does (2.12.1).
     pub atomic: Option<bool>,
-    /// Whether writes name a write epoch, and which other writes the bucket takes. Unset by default: the bucket has no
-    /// write epochs. Set it in every program that opens the bucket, or on the model
+    /// Whether writes name a write epoch, and which other writes the bucket accepts. Unset by default: the bucket has
+    /// no write epochs. Set it in every program that opens the bucket, or on the model
     /// (`#[kv(write_epochs = "open")]`).
     ///
     /// A server refuses each write of an earlier epoch, so
     /// [`switch_version`](crate::Bucket::switch_version) stops the writers of an old schema version at one moment.
     ///
-    /// Write epochs need nats-server 2.11, and cannot be turned off. A mirror has none, and a writer through a mirror names no epoch. An open origin
-    /// accepts its writes as those of another client, and a closed one refuses them: write to the origin.
+    /// Write epochs need nats-server 2.11, and cannot be disabled. A mirror has no write epochs, and a write through a
+    /// mirror names no write epoch. An open origin accepts such a write, and a closed origin refuses it: write to the
+    /// origin.
     pub write_epochs: Option<WriteEpochs>,
-    /// The current write epoch. Set in the configuration of an existing bucket with [`write_epochs`](Self::write_epochs).
-    /// In a requested update, the epoch to switch to. A new bucket starts with 1, and an existing bucket that gets write
-    /// epochs with a number that it never had.
+    /// The current write epoch. Set in the configuration of an existing bucket with
+    /// [`write_epochs`](Self::write_epochs). In a requested update, the epoch to switch to. A new bucket starts with
+    /// the epoch 1. An existing bucket that gets write epochs starts with a number that it never had.
     pub write_epoch: Option<u64>,
     /// Settings of an existing stream that differ from the settings of a bucket in ADR-8, such as `discard = old`. Each
     /// one breaks a guarantee of this crate and is reported as drift. [`Drift::Update`] repairs it if the server allows
@@ -129,8 +130,8 @@ impl From<Duration> for LimitMarkers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WriteEpochs {
-    /// Writers of the current epoch, and every writer that names no epoch: other clients, and programs with a version of
-    /// this crate from before write epochs.
+    /// Writers of the current epoch, and every writer that names no epoch: other clients, and programs with a version
+    /// of this crate from before write epochs.
     Open,
     /// Only writers of the current epoch. Other clients cannot write.
     Closed,

@@ -45,8 +45,8 @@ pub enum ErrorKind {
         /// The reason, without any content of the value.
         detail: String,
     },
-    /// The record, or the card of the model in the bucket, has a newer schema version than this program. Nothing is
-    /// written over a newer record.
+    /// The record, or the card of the model in the bucket, has a newer schema version than this program. Verbs that
+    /// read before they write never replace a newer record.
     Newer {
         /// The version of the record or of the card.
         found: u32,
@@ -68,7 +68,7 @@ pub enum ErrorKind {
     },
     /// The bucket was switched to a schema version that this program does not write. The server refuses its writes.
     SchemaMoved {
-        /// The version that the bucket takes now.
+        /// The schema version that the bucket takes.
         writes: u32,
         /// The newest version of this program.
         knows: u32,
@@ -161,20 +161,21 @@ pub enum ErrorKind {
         /// The reason, and the remedy.
         reason: String,
     },
-    /// No connection, leader or server is available at the moment.
+    /// No connection, leader or server is available at the moment, the store in a file has failed, or another
+    /// maintenance job of the model runs.
     Unavailable {
-        /// The missing part.
+        /// The reason.
         reason: String,
     },
     /// Another process uses the file of the store.
     InUse {
         /// The file.
         file: String,
-        /// The process, as far as it is known.
+        /// A description of the process, or of an unknown process.
         process: String,
     },
     /// The file of the store is damaged. Nothing was changed.
-    /// `kvtyped::backend::file::salvage` copies what is readable.
+    /// `kvtyped::backend::file::salvage` copies the readable records.
     Damaged {
         /// The file.
         file: String,
@@ -185,10 +186,10 @@ pub enum ErrorKind {
     Lost,
     /// Another holder has taken the lock since, so the fence refused the write. Stop the protected work.
     Fenced,
-    /// The key of a [`once`](crate::recipes::Once) was used with another fingerprint: for another request. Nothing was
-    /// run.
+    /// The key of a [`once`](crate::recipes::Once) was used with another fingerprint, for another request. The work did
+    /// not run.
     FingerprintMismatch,
-    /// The handle or its store is closed.
+    /// The handle or its store is closed, or the store is shutting down.
     Closed,
     /// The server returned an unexpected error.
     Backend {

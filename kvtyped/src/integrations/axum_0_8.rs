@@ -40,7 +40,7 @@
 //!
 //! | error | status |
 //! |---|---|
-//! | an unknown outcome, of any kind | 500 with `"outcome": "unknown"`: the client must read before it repeats |
+//! | an unknown outcome, of any kind | 500 with `"outcome": "unknown"`: the client must read before it repeats the request |
 //! | `NotFound` | 404 |
 //! | `Conflict`, `AlreadyExists` | 409; 412 if the request had a precondition |
 //! | `Aborted`, `Fenced` | 409 |
@@ -49,7 +49,7 @@
 //! | `RetriesExhausted`, `Unavailable`, `Timeout` | 503 with `Retry-After: 1` |
 //! | all others | 500 |
 //!
-//! The body is `application/problem+json`. It contains no key, bucket or cause; these are in the log.
+//! The body is `application/problem+json`. The body contains no key, bucket or cause. The log contains them.
 
 use std::convert::Infallible;
 
@@ -160,8 +160,8 @@ impl IntoResponse for HttpError {
 
 /// The revision of a record as the header `ETag` of a response.
 ///
-/// As a response on its own, it has the status 204. As a part of a response, such as `(ETag(revision), Json(record))`, it
-/// adds the header.
+/// As a response on its own, it has the status 204. As a part of a response, such as `(ETag(revision), Json(record))`,
+/// it adds the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ETag(pub Revision);
 
@@ -241,8 +241,8 @@ impl Precondition {
     ///
     /// # Errors
     ///
-    /// Returns an error with the status 412 if the record does not meet the precondition. Otherwise returns the errors of
-    /// the write.
+    /// Returns an error with the status 412 if the record does not meet the precondition. Otherwise returns the errors
+    /// of the write.
     ///
     /// # Cancel safety
     ///

@@ -1,7 +1,7 @@
 //! Secret strings of `secrecy` 0.10 in records.
 //!
-//! A [`SecretString`] shows no content in its `Debug` output and is erased on drop. It does not implement `Serialize`, so
-//! that nothing stores it by accident. This module stores it on purpose, as plain text:
+//! A [`SecretString`] shows no content in its `Debug` output and is erased on drop. It does not implement `Serialize`,
+//! so that nothing stores it by accident. This module stores it on purpose, as plain text:
 //!
 //! ```
 //! use kvtyped::prelude::*;

@@ -15,17 +15,17 @@
 //! # }
 //! ```
 //!
-//! * **Concurrent requests of one session keep the changes of each other.** A save merges by key: it changes only the keys
-//!   that its request changed. If two requests changed the same key, the later save wins, and so does its time of expiry.
-//!   [`OnConflict`] selects another reaction.
+//! * **A request keeps the changes of concurrent requests of its session.** A save merges by key: it changes only the
+//!   keys that its request changed. If two requests changed the same key, the later save wins, and so does its time of
+//!   expiry. [`OnConflict`] selects another reaction.
 //! * **A logout is final.** A save never creates a session, so a slow request does not restore a deleted one.
 //! * **Sessions expire on the server**, by the TTL of their record. There is no cleanup task.
 //! * **The session id is not stored.** The key is a digest of the id. Errors, logs and backups do not reveal it.
 //!
 //! # Costs
 //!
-//! A load is one read from the leader, so that a login is visible on every instance at once. A save without contention is
-//! one write. A conflicting save needs a read and a write more.
+//! A load is one read from the leader, so that a login is visible on every instance at once. A save without contention
+//! is one write. A conflicting save needs one more read and one more write.
 //!
 //! A loaded session contains the key [`LOADED`] with a copy of its data, which the merge needs. The memory for the data
 //! of a request doubles. `Session::get_value` and `Session::is_empty` see this key, and the store never writes it.
@@ -62,7 +62,7 @@ pub const LOADED: &str = "=kvtyped";
 /// The life of the delete marker of a session.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 
-/// The longest TTL of a session, whatever its time of expiry.
+/// The longest TTL of a session.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The number of ids that `create` tries. A collision of two random ids of 128 bits practically does not occur.
@@ -136,8 +136,8 @@ impl KvStore {
 
     /// Answers loads from a cache of the bucket. A session that is not cached is read from the leader.
     ///
-    /// A load may then return a session as it was some milliseconds ago, or longer during a lost connection. A save stays
-    /// exact, because it expects the revision of its load.
+    /// A load may then return a session as it was some milliseconds ago, or longer during a lost connection. A save
+    /// stays exact, because it expects the revision of its load.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

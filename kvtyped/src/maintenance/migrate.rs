@@ -31,11 +31,13 @@ const MAX_PASSES: u32 = 10;
 const EXPIRY: Duration = Duration::from_secs(1);
 
 impl<T: KvModel> Bucket<T> {
-    /// Writes all older records in the schema version that programs write; see [`switch_version`](Self::switch_version).
+    /// Writes all older records in the schema version that programs write; see
+    /// [`switch_version`](Self::switch_version).
     ///
     /// Reads the headers of all records, and the values of the older ones only. Writes each record under the revision
-    /// that was read, so no change of another writer is lost. Repeats until a whole pass finds no older record. Then the
-    /// [card](ModelCard) states that no older record remains, and the upgrade from the older versions may leave the source.
+    /// that was read, so no change of another writer is lost. Repeats until a whole pass finds no older record. Then
+    /// the [card](ModelCard) states that no older record remains, and the upgrade from the older versions may leave the
+    /// source.
     ///
     /// * A record keeps the rest of its TTL, rounded up to whole seconds. A record with less than a second left is not
     ///   written. See [`restart_ttl`](Migrate::restart_ttl).
@@ -73,10 +75,11 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `Unavailable`, with the holder, if another job of this model runs; see [`maintenance`](crate::maintenance). Returns `Lost` if
-    /// the lease of this job is lost. Returns `BucketFull`, `PermissionDenied` and other errors that affect every record.
-    /// Temporary errors are retried for some seconds. Returns `Unsupported` if records expire and the bucket does not take the
-    /// TTL of a single record. Returns `SchemaMoved` if the version is switched during the job; call again.
+    /// Returns `Unavailable`, with the holder, if another job of this model runs; see
+    /// [`maintenance`](crate::maintenance). Returns `Lost` if the lease of this job is lost. Returns `BucketFull`,
+    /// `PermissionDenied` and other errors that affect every record. Temporary errors are retried for some seconds.
+    /// Returns `Unsupported` if records expire and the bucket does not take the TTL of a single record. Returns
+    /// `SchemaMoved` if the version is switched during the job; call again.
     ///
     /// # Cancel safety
     ///
@@ -170,14 +173,14 @@ impl<'a, T: KvModel> Migrate<'a, T> {
         self
     }
 
-    /// Gives each record that is written its full TTL again. By default a record keeps the rest of its life, which needs
-    /// a bucket that takes the TTL of a single record.
+    /// Gives each record that is written its full TTL again. By default, a record keeps the rest of its TTL, which
+    /// needs a bucket that accepts the TTL of a single record.
     pub fn restart_ttl(mut self) -> Self {
         self.restart_ttl = true;
         self
     }
 
-    /// Sets how long to wait for another job of this model. Default: not at all.
+    /// Sets how long to wait for another job of this model. Default: does not wait.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self

@@ -14,8 +14,8 @@
 //! `.wait(..)`. A job that loses its lease stops with `Lost`. If its process dies, the lease is free after 30 s.
 //!
 //! A bucket may be unable to hold leases: it keeps more than one revision of each key, has no limit markers, is almost
-//! full, or denies the key to this user. The jobs then run without a lease. A migration is idempotent, so two migrations at once only waste
-//! work. Two rewrites at once both apply their functions.
+//! full, or denies the key to this user. The jobs then run without a lease. A migration is idempotent, so two
+//! migrations at once only waste work. Two rewrites at once both apply their functions.
 
 // Each module imports only from modules above it.
 //

@@ -26,9 +26,9 @@ impl<T: KvModel> Bucket<T> {
     /// Changes the records that a filter matches by a function.
     ///
     /// Each record that exists at the start is changed once. It is written under the revision that was read; if another
-    /// writer changes the record first, the function runs again on the newest record. A record that the function returns
-    /// unchanged is not written. As in a [migration](Self::migrate), a record keeps the rest of its TTL, and watchers see
-    /// a [rewrite](crate::Entry::is_rewrite).
+    /// writer changes the record first, the function runs again on the newest record. A record that the function
+    /// returns unchanged is not written. As in a [migration](Self::migrate), a record keeps the rest of its TTL, and
+    /// watchers see a [rewrite](crate::Entry::is_rewrite).
     ///
     /// A call that is interrupted has changed some of the records, and the next call runs on all of them again. Let the
     /// function return [`Change::Keep`] for a record that is changed already.
@@ -52,8 +52,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`migrate`](Self::migrate). A record that cannot be read or written is in
-    /// [`Rewritten::refused`], as is one whose write has an unknown outcome.
+    /// Returns the errors of [`migrate`](Self::migrate). [`Rewritten::refused`] contains each record that could not be
+    /// read or written, and each record whose write has an unknown outcome.
     ///
     /// # Cancel safety
     ///
@@ -101,7 +101,8 @@ pub struct Rewritten {
     pub raced: u64,
     /// The number of records that expire within a second, and were left.
     pub expiring: u64,
-    /// The records that could not be read or written: their encoded keys, and the errors.
+    /// The records that could not be read, or whose write failed or has an unknown outcome: their encoded keys, and the
+    /// errors.
     pub refused: Vec<(String, Error)>,
 }
 
@@ -118,7 +119,7 @@ impl<'a, T: KvModel> Rewrite<'a, T> {
         self
     }
 
-    /// Sets how long to wait for another job of this model. Default: not at all.
+    /// Sets how long to wait for another job of this model. Default: does not wait.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self

@@ -19,16 +19,17 @@ impl<T: KvModel> Bucket<T> {
     /// Makes all programs write this schema version.
     ///
     /// Sets the version in the [card](crate::model::ModelCard) of the model. Creates a missing card. In a bucket with
-    /// [write epochs](crate::config::BucketConfig::write_epochs), the same update starts the next epoch: the server then refuses the writes of every
-    /// program that has not noticed the switch. Such a program reads the card and continues if it can write the version.
-    /// Otherwise its writes fail with `SchemaMoved`. This handle continues in the new version at once.
+    /// [write epochs](crate::config::BucketConfig::write_epochs), the same update starts the next epoch: the server
+    /// then refuses the writes of every program that has not noticed the switch. Such a program reads the card and
+    /// continues if it can write the version. Otherwise its writes fail with `SchemaMoved`. This handle continues in
+    /// the new version at once.
     ///
-    /// Without write epochs, only the card changes. Programs that have opened the bucket before continue to write the
+    /// Without write epochs, only the card changes. Programs that already opened the bucket continue to write the
     /// version that they know, and a blind `put` of such a program drops new fields.
     ///
     /// A switch to an older version counts the records first, and is refused if newer ones exist: programs of the older
-    /// version cannot read them. To go back, call `switch_version(n).force()`, then [`migrate().to(n)`](Self::migrate), and
-    /// then start the older programs.
+    /// version cannot read them. To go back, call `switch_version(n).force()`, then [`migrate().to(n)`](Self::migrate),
+    /// and then start the older programs.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -54,9 +55,9 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidConfig` if this program cannot write the version. Returns `SchemaDiffers` if newer records exist,
-    /// and if the card is unreadable. Returns `PermissionDenied` if the user may not change the configuration of the
-    /// bucket. If the server does not answer, the outcome is `Unknown`; call again, because the same switch twice
+    /// Returns `InvalidConfig` if this program cannot write the version. Returns `SchemaDiffers` if newer records
+    /// exist, and if the card is unreadable. Returns `PermissionDenied` if the user may not change the configuration of
+    /// the bucket. If the server does not answer, the outcome is `Unknown`; call again, because a repeated switch
     /// changes nothing.
     ///
     /// # Cancel safety

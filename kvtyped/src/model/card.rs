@@ -1,4 +1,4 @@
-//! The card of a model: what the metadata of a bucket says about its records.
+//! The card of a model: a description of its records in the metadata of their bucket.
 
 use std::collections::BTreeMap;
 

@@ -76,8 +76,8 @@ impl Filter<RawRecord> {
     /// Selects the keys that match a subject filter: segments, `*` for any one segment, and `>` at the end for one or
     /// more segments.
     ///
-    /// A filter that begins with a wildcard does not match the [reserved](Key::RESERVED) keys. A filter that begins with
-    /// the reserved segment does.
+    /// A filter that begins with a wildcard does not match the [reserved](Key::RESERVED) keys. A filter that begins
+    /// with the reserved segment does.
     ///
     /// ```
     /// # use kvtyped::{Filter, RawRecord};

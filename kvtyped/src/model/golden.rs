@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{DecodeError, KvModel};
 use crate::schema::golden::{Golden, GoldenVersion};
 
-/// Checks in a test that the program reads all records that earlier versions of its source have stored.
+/// Checks in a test that the program reads the records of all schema versions in its source as they were stored.
 ///
 /// The directory has a file with the schema of each version. With the environment variable `KVTYPED_GOLDEN=write`, the
 /// test adds missing files, and it never changes one. Keep the files in the repository: they show which shapes are
@@ -31,8 +31,8 @@ use crate::schema::golden::{Golden, GoldenVersion};
 ///
 /// # Panics
 ///
-/// Panics with a list of all problems: the schema of a version with a file has changed, an example of a version cannot
-/// be read, or a file is missing. The message shows the differences and the remedy.
+/// Panics with a list of all problems: the schema of a version differs from its file, an example cannot be read, a file
+/// is missing, or a file belongs to a newer version than the source. The message shows the differences and the remedy.
 #[track_caller]
 pub fn golden<T: KvModel>(directory: impl AsRef<Path>) {
     golden_with::<T>(directory, &[]);
@@ -40,12 +40,13 @@ pub fn golden<T: KvModel>(directory: impl AsRef<Path>) {
 
 /// Works like [`golden`](golden()), with examples of records of the newest version.
 ///
-/// An example becomes a file too, with the bytes that are stored. The files of earlier versions must stay readable. A
-/// record with a `HashMap` has no stable bytes, so it is not a good example.
+/// Each example has a file with its stored bytes. The examples of older versions must stay readable. A record with a
+/// `HashMap` has no stable bytes, so do not use it as an example.
 ///
 /// # Panics
 ///
-/// Panics like `golden`, and if an example is encoded to other bytes than those of its file, or cannot be encoded.
+/// Panics like `golden`. Also panics if the encoding of an example differs from its file, or an example cannot be
+/// encoded.
 #[track_caller]
 #[allow(clippy::panic, reason = "it is an assertion of a test")]
 pub fn golden_with<T: KvModel>(directory: impl AsRef<Path>, examples: &[T]) {

@@ -55,8 +55,8 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     /// The key codec of the model, unless the bucket is opened with another one.
     const KEY_CODEC: KeyCodec = KeyCodec::Escaped;
 
-    /// Whether the key is a secret. The `Display` and `Debug` output of errors, the events and the spans then show a hash of
-    /// it, which is valid for one process.
+    /// Whether the key is a secret. The `Display` and `Debug` output of errors, the events and the spans then show a
+    /// hash of it, which is valid for one process.
     const SENSITIVE_KEY: bool = false;
 
     /// The name of the model and its schema versions. Default: version 1 of a model without a name.

@@ -103,8 +103,8 @@ impl<'de> Deserialize<'de> for UnknownFields {
     }
 }
 
-/// A value of any type. Values that a codec reads alike have one form here: a positive integer is always `Unsigned`, and
-/// an absent option is `Unit`.
+/// A value of any type. Values that a codec reads alike have one form here: a positive integer is always `Unsigned`,
+/// and an absent option is `Unit`.
 #[derive(Clone, PartialEq, Eq)]
 enum Content {
     Unit,

@@ -254,7 +254,8 @@ impl<V> ModelSchema<V> {
     }
 
     /// Decodes newer records by the shape of this version, and writes them back under the version that they had. The
-    /// model needs a field of the type [`UnknownFields`](crate::UnknownFields), which keeps the fields of the newer version.
+    /// model needs a field of the type [`UnknownFields`](crate::UnknownFields), which keeps the fields of the newer
+    /// version.
     #[must_use]
     pub const fn keep_newer(mut self) -> Self {
         self.keeps_newer = true;

@@ -1,4 +1,4 @@
-//! The observation of operations: the one place that every operation passes.
+//! The observation of operations. Every operation runs through this module.
 
 use std::borrow::Cow;
 use std::convert::Infallible;

@@ -2,22 +2,22 @@
 //!
 //! # Spans
 //!
-//! Each operation has one span of `tracing`: level `DEBUG`, target `kvtyped::operation`. The span begins when the future of
-//! the operation is first polled. Its fields follow the conventions of OpenTelemetry for clients of databases, so
-//! `tracing-opentelemetry` exports it without further settings.
+//! Each operation has one span of `tracing`: level `DEBUG`, target `kvtyped::operation`. The span begins when the
+//! future of the operation is first polled. Its fields follow the conventions of OpenTelemetry for clients of
+//! databases, so `tracing-opentelemetry` exports it without further settings.
 //!
 //! | field | content |
 //! |---|---|
 //! | `otel.name` | `put sessions`; `BATCH put sessions` for many records |
 //! | `otel.kind` | `client`, or `internal` without a server |
 //! | `otel.status_code` | `ERROR` after a failure |
-//! | `db.system.name` | `nats`, `memory`, or the scheme of another backend |
+//! | `db.system.name` | `nats`, `memory`, `file`, or `custom` for another backend |
 //! | `db.collection.name` | the bucket |
 //! | `db.operation.name` | the operation: `put`, `modify`, `lock`, `transaction` |
 //! | `db.operation.batch.size` | the number of writes, if there are two or more |
 //! | `db.response.status_code` | the error code of the server, if it returned one |
 //! | `error.type` | the kind of the error in snake case: `already_exists` |
-//! | `server.address`, `server.port` | the server of the URL |
+//! | `server.address`, `server.port` | the server of the URL; the port only if it is not 4222 |
 //! | `kvtyped.attempts` | the number of writes that were sent |
 //! | `kvtyped.revision` | the revision of the last write |
 //! | `kvtyped.outcome` | `not_applied` or `unknown`, after a failure |
@@ -29,8 +29,8 @@
 //!
 //! # Metrics
 //!
-//! An [`Observer`] receives one [`OperationReport`] for each operation after its end, and the [`StoreEvent`]s of background
-//! work. The feature `metrics-0_24` contains an observer for the crate `metrics`.
+//! An [`Observer`] receives one [`OperationReport`] for each operation after its end, and the [`StoreEvent`]s of
+//! background work. The feature `metrics-0_24` contains an observer for the crate `metrics`.
 //!
 //! ```
 //! use std::sync::Arc;

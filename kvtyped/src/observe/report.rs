@@ -24,7 +24,7 @@ pub trait Observer: Send + Sync + 'static {
 pub struct OperationReport<'a> {
     /// The name of the operation: `put`, `modify`, `lock`.
     pub operation: &'static str,
-    /// The kind of the backend: `nats`, `memory`, or the scheme of another backend.
+    /// The kind of the backend: `nats`, `memory`, `file`, or `custom` for another backend.
     pub system: &'static str,
     /// The bucket. Empty for an operation on all buckets.
     pub bucket: &'a str,
@@ -32,9 +32,10 @@ pub struct OperationReport<'a> {
     pub server: Option<(&'a str, u16)>,
     /// The time from the first poll of the future to its end.
     pub duration: Duration,
-    /// The number of writes that the operation sent. More than one is a retry, except for many records.
+    /// The number of writes that the operation sent. A number above one means retries, unless the operation writes many
+    /// records.
     pub attempts: u32,
-    /// The number of records that the operation sent, or else received.
+    /// The number of records that the operation sent. If it sent none, the number of records that it received.
     pub records: u64,
     /// The size of the values of these records in bytes.
     pub bytes: u64,
@@ -104,7 +105,7 @@ pub enum StoreEvent<'a> {
         bucket: &'a str,
         /// How long it was held.
         held: Duration,
-        /// Whether it was lost rather than released.
+        /// Whether the lease was lost, and not released.
         lost: bool,
     },
     /// A rate limiter denied an event.

@@ -21,10 +21,10 @@
 //!
 //! # Handles
 //!
-//! Every method of a recipe on [`Store`](crate::Store) returns a handle, and performs no I/O. The first use of the handle
-//! opens the bucket, once for all clones. Awaiting the handle opens the bucket at once, so that a program finds a wrong
-//! configuration when it starts. An option changes a handle and keeps its clones unchanged. Invalid options are reported
-//! by the first use or by the await.
+//! Every method of a recipe on [`Store`](crate::Store) returns a handle, and performs no I/O. The first use of the
+//! handle opens the bucket, once for all clones. Awaiting the handle opens the bucket at once, so that a program finds
+//! a wrong configuration when it starts. An option changes a handle and keeps its clones unchanged. Invalid options are
+//! reported by the first use or by the await.
 //!
 //! ```
 //! # use kvtyped::prelude::*;
@@ -68,10 +68,10 @@
 //!
 //! # Who holds it?
 //!
-//! Each recipe has methods for an operator, which write nothing. They report the owner and the time left by the server's
-//! clock, without a comparison of the clocks of two machines:
-//! [`Locks::all`], [`Locks::waiters`], [`Locks::watch`], [`Election::all`], [`Semaphore::holders`], [`Group::members`],
-//! [`Once::all`], [`RateLimiter::peek`], [`Ids::peek`]. [`Store::recipes`](crate::Store::recipes) lists the recipes of a bucket.
+//! Each recipe has methods for an operator, which write nothing. They report the owner and the time left by the
+//! server's clock, without a comparison of the clocks of two machines: [`Locks::all`], [`Locks::waiters`],
+//! [`Locks::watch`], [`Election::all`], [`Semaphore::holders`], [`Group::members`], [`Once::all`],
+//! [`RateLimiter::peek`], [`Ids::peek`]. [`Store::recipes`](crate::Store::recipes) lists the recipes of a bucket.
 //! [`Locks::break_lock`], [`Once::forget`] and [`RateLimiter::reset`] intervene.
 //!
 //! # Durability

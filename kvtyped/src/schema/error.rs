@@ -1,4 +1,4 @@
-//! The reason why a text is no schema.
+//! The reason why a text is not a schema.
 
 /// The reason why [`Schema::from_json`](super::Schema::from_json) refuses a text. It contains no content of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -72,7 +72,7 @@ impl Golden<'_> {
     /// Compares the files of a directory with the source, and panics if they differ: for tests.
     ///
     /// `examples` are encoded records of the newest version. The first one belongs to `user.3.json`, the second one to
-    /// `user.3.2.json`. Without examples, the existing ones are checked all the same.
+    /// `user.3.2.json`. The existing files of examples are always checked, even if `examples` is empty.
     ///
     /// # Panics
     ///
@@ -92,8 +92,9 @@ impl Golden<'_> {
     ///
     /// # Errors
     ///
-    /// Returns all problems in one text: a file is missing or unreadable; the schema of a version with a file changed;
-    /// an example of any version cannot be read; the encoding of an example differs from its file.
+    /// Returns all problems in one text: a file is missing or unreadable; the schema of a version differs from its
+    /// file; an example of any version cannot be read; the encoding of an example differs from its file; a file belongs
+    /// to a newer version than the source.
     pub fn verify(&self, directory: &Path, examples: &[Vec<u8>], missing: Missing) -> Result<(), String> {
         let mut check = Check { golden: self, directory, missing, problems: Vec::new() };
         for version in &self.versions {

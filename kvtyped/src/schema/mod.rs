@@ -1,8 +1,8 @@
 //! The shape of stored records, and the effects of a change of the shape.
 //!
 //! A [`Schema`] describes the shape of the values of a type. [`compare`] reports whether a program reads the records of
-//! another schema, and whether the programs of that schema read its records. The functions of [`golden`] keep schemas and
-//! examples in files, so that a test finds an incompatible change before a deploy.
+//! another schema, and whether the programs of that schema read its records. The functions of [`golden`] keep schemas
+//! and examples in files, so that a test finds an incompatible change before a deploy.
 //!
 //! ```
 //! use kvtyped::schema::{Schema, Verdict, compare};
@@ -42,12 +42,13 @@ use self::shape::Shape;
 /// The shape of a stored value: kinds, names of fields and variants, required fields.
 ///
 /// Two types have the same schema if records of one are records of the other. Names of types, the order of named fields
-/// and the order of variants are no part of a schema, because records do not contain them.
+/// and the order of variants are not part of a schema, because records do not contain them.
 ///
-/// A schema describes the records that a type reads. A name that only `#[serde(rename(serialize = ".."))]` sets is no part.
+/// A schema describes the records that a type reads. It does not contain a name that only
+/// `#[serde(rename(serialize = ".."))]` sets.
 ///
-/// Parts without a fixed shape are *open*: tagged and untagged enums, flattened structs, values of any kind. An open part
-/// makes no promise.
+/// Parts without a fixed shape are *open*: tagged and untagged enums, flattened structs, values of any kind. An open
+/// part makes no promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     shape: Shape,
@@ -112,8 +113,8 @@ impl Schema {
 
     /// Returns the schema of a type with `JsonSchema`.
     ///
-    /// Unlike [`probe`](Self::probe), it describes internally and adjacently tagged enums and flattened structs. It does
-    /// not describe aliases and `#[serde(other)]`, which JSON Schema lacks. Untagged enums are open.
+    /// Unlike [`probe`](Self::probe), it describes internally and adjacently tagged enums and flattened structs. It
+    /// does not describe aliases and `#[serde(other)]`, which JSON Schema lacks. Untagged enums are open.
     ///
     /// ```
     /// use kvtyped::schema::Schema;
@@ -165,7 +166,7 @@ impl Schema {
     ///
     /// # Errors
     ///
-    /// Returns [`SchemaError`] if the text is no schema, if a newer version wrote it, or if it exceeds 1 MiB.
+    /// Returns [`SchemaError`] if the text is not a schema, if a newer version wrote it, or if it exceeds 1 MiB.
     pub fn from_json(text: &str) -> Result<Self, SchemaError> {
         json::read(text).map(|shape| Self { shape })
     }

@@ -60,8 +60,8 @@ impl Effect {
 }
 
 impl Finding {
-    /// Returns the path of the differing part: `address.city`, `tags[]` for the items of a sequence, `{}` for the values
-    /// of a map. The path of the whole record is empty.
+    /// Returns the path of the differing part: `address.city`, `tags[]` for the items of a sequence, `{}` for the
+    /// values of a map. The path of the whole record is empty.
     pub fn path(&self) -> &str {
         &self.path
     }

@@ -67,7 +67,8 @@ pub(super) struct Enum {
     pub(super) variants: BTreeMap<String, Variant>,
     /// Whether unknown unit variants are read, with `#[serde(other)]`.
     pub(super) other: bool,
-    /// The field that contains the name of the variant. The content of each variant then is a struct of the other fields.
+    /// The field that contains the name of the variant. The content of each variant then is a struct of the other
+    /// fields.
     pub(super) tag: Option<String>,
 }
 

@@ -197,12 +197,12 @@ impl<T: KvModel> Transaction<'_, T> {
     /// exists. Both errors name the key if the client can determine it. Returns `InvalidBatch` if a key is written
     /// twice, if there are too many writes, or if a record's model declares another bucket. Returns `Unsupported` if
     /// several writes need a newer server (nats-server 2.12.1), or a bucket with
-    /// [`atomic`](crate::config::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and cannot be
-    /// recovered. In that case either all writes were applied, or none.
+    /// [`atomic`](crate::config::BucketConfig::atomic). The outcome is `Unknown` if the acknowledgement is lost and
+    /// cannot be recovered. In that case either all writes were applied, or none.
     ///
-    /// The records are encoded when they are added. If the bucket is switched to another schema version before the commit,
-    /// it returns `SchemaMoved`. If the program can write that version, the error [is retryable](crate::Error::is_retryable)
-    /// with a new transaction.
+    /// The records are encoded when they are added. If the bucket is switched to another schema version before the
+    /// commit, it returns `SchemaMoved`. If the program can write that version, the error [is
+    /// retryable](crate::Error::is_retryable) with a new transaction.
     ///
     /// # Cancel safety
     ///

@@ -101,8 +101,8 @@ pub struct Watch<'a, T: KvModel> {
 }
 
 impl Watch<'_, RawRecord> {
-    /// Also watches the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
-    /// keys.
+    /// Also watches the [reserved](crate::Key::RESERVED) records, such as the records of locks. The filter applies to
+    /// their keys.
     pub fn include_reserved(mut self) -> Self {
         self.filter = self.filter.with_reserved();
         self
@@ -142,9 +142,10 @@ impl<T: KvModel> Watch<'_, T> {
 
     /// Omits the [rewrites](crate::Entry::is_rewrite) of a migration, which do not change a record for its readers.
     ///
-    /// A rewrite is still an event if it replaced a write that this watch has not yielded. So no change is missed, and
-    /// the existing records are complete. The watch remembers a hash and a revision, about 30 bytes, for each key that it
-    /// has yielded. With [`updates_only`](Self::updates_only), the first rewrite of each older record is an event.
+    /// A rewrite is still an event if it replaced a write that this watch has not yielded. The watch therefore misses
+    /// no change, and yields every existing record. The watch remembers a hash and a revision, about 30 bytes, for each
+    /// key that it has yielded. With [`updates_only`](Self::updates_only), the first rewrite of each older record is an
+    /// event.
     pub fn ignore_rewrites(mut self) -> Self {
         self.ignore_rewrites = true;
         self

@@ -23,7 +23,7 @@
 // | `backup` | copies an open store |
 // | `journal` | the thread: groups, checkpoints, requests |
 // | `open` | checks and opens a file |
-// | `salvage` | copies what is readable |
+// | `salvage` | copies the readable records of a damaged store |
 // | `registry` | the open files of this process |
 mod crc;
 mod paths;

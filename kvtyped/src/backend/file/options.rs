@@ -13,8 +13,8 @@ pub enum SyncMode {
     /// The disk is flushed at least this often, and no answer waits for it. A loss of power loses at most the writes of
     /// this time. The end of the process loses nothing.
     Every(Duration),
-    /// The disk is flushed only when the journal is compacted. A loss of power may lose many of the last writes. The end
-    /// of the process loses nothing.
+    /// The disk is flushed only when the journal is compacted. A loss of power may lose many of the last writes. The
+    /// end of the process loses nothing.
     Off,
 }
 

@@ -1,4 +1,4 @@
-//! Copies what is readable of a damaged store into a new one.
+//! Copies the readable records of a damaged store into a new store.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -40,17 +40,17 @@ pub struct SalvageReport {
 /// Copies everything readable of a store into a new file. Use it if an open fails with
 /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged). No process may use the store. The store is not changed.
 ///
-/// A row is copied if its checksum is valid. Records whose rows are damaged are missing in the copy. If the row of a later
-/// write is damaged, an earlier value of the record may be there in its place. If the row of a removal is damaged, the
-/// removed record is there. A bucket whose settings are damaged has the name `salvaged_` with its number, and default
-/// settings. Each bucket of the copy skips revisions, so that watches and caches start again.
+/// A row is copied if its checksum is valid. Records whose rows are damaged are missing in the copy. If the row of a
+/// later write is damaged, an earlier value of the record may be there in its place. If the row of a removal is
+/// damaged, the removed record is there. A bucket whose settings are damaged has the name `salvaged_<number>`, and
+/// default settings. Each bucket of the copy skips revisions, so that watches and caches start again.
 ///
 /// Blocks the thread: call it with `spawn_blocking` in an asynchronous program.
 ///
 /// # Errors
 ///
 /// Returns `InUse` if a process uses the store, `InvalidConfig` if the new path exists or cannot be used, `Damaged` if
-/// not even the tables are readable, and `Unavailable` if a file cannot be read or written.
+/// the tables are unreadable, and `Unavailable` if a file cannot be read or written.
 ///
 /// ```
 /// use kvtyped::backend::file::salvage;

@@ -56,8 +56,8 @@ macro_rules! lists {
         }
 
         impl $list<'_, RawRecord> {
-            /// Also reads the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to
-            /// their keys.
+            /// Also reads the [reserved](crate::Key::RESERVED) records, such as the records of locks. The filter
+            /// applies to their keys.
             pub fn include_reserved(mut self) -> Self {
                 self.request.filter = self.request.filter.with_reserved();
                 self

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 /// The largest number of keys.
 const MAX_KEYS: usize = 10_000;
 
-/// Remembers until when a key is denied. A denied key is not allowed earlier, because other requests of the key can only
-/// extend the denial. So the answer needs no request to the limiter.
+/// Remembers until when a key is denied. Other requests of the key can only extend the denial, so the answer needs no
+/// request to the limiter.
 #[derive(Debug, Default)]
 pub(super) struct Denials(Mutex<HashMap<String, Instant>>);
 

@@ -1,7 +1,7 @@
 //! Functions that select the key of a request.
 //!
-//! Any function from the head of a request to an `Option<String>` is a key function. `None` lets the request pass without
-//! a limit. The layer stores a digest of a key that is longer than 64 bytes.
+//! Any function from the head of a request to an `Option<String>` is a key function. `None` lets the request pass
+//! without a limit. The layer stores a digest of a key that is longer than 64 bytes.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -10,8 +10,8 @@ use http::request::Parts;
 
 use crate::integrations::digest::digest;
 
-/// The key of requests without a usable client address. They share one quota, so that a missing header is no way around
-/// the limit.
+/// The key of requests without a usable client address. They share one quota, so that a client cannot avoid the limit
+/// by a missing header.
 const UNKNOWN: &str = "unknown";
 
 /// Limits each value of a header, such as an API key. A request without the header is not limited: the service behind
@@ -57,7 +57,8 @@ pub fn peer_ip(
 /// front of the service that append to the header, at least 1.
 ///
 /// A proxy appends the address of its peer, so the function counts from the right. Addresses further left come from the
-/// client, and prove nothing. Requests without a valid address share one quota. An IPv6 network of 64 bits has one quota.
+/// client, and prove nothing. Requests without a valid address share one quota. An IPv6 network of 64 bits has one
+/// quota.
 ///
 /// ```
 /// use kvtyped::integrations::rate_limit::key;

@@ -47,7 +47,7 @@ pub struct RateLimitLayer {
 
 /// The result of a check.
 enum Verdict {
-    /// The request passes. The response gets the remaining number of requests, if it is known.
+    /// The request passes. The response reports the remaining number of requests if the limiter returned it.
     Pass(Option<u32>),
     Refuse(Response<String>),
 }
@@ -63,8 +63,8 @@ struct State {
 }
 
 impl RateLimitLayer {
-    /// Creates a layer with the quota of this limiter for each key. [`key`](super::key) has functions for common keys. A
-    /// request whose key is `None` is not limited.
+    /// Creates a layer with the quota of this limiter for each key. [`key`](super::key) has functions for common keys.
+    /// A request whose key is `None` is not limited.
     pub fn new(
         limiter: RateLimiter,
         key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
@@ -82,7 +82,7 @@ impl RateLimitLayer {
         Self { limiter, on_denied: Arc::new(on_denied), has_draft_headers: false, state: Arc::new(state) }
     }
 
-    /// Sets how long a request waits for the limiter. The default is 100 ms. Later than that, the check is an error.
+    /// Sets how long a request waits for the limiter. The default is 100 ms. A check that takes longer is an error.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limiter = self.limiter.timeout(timeout);
         self

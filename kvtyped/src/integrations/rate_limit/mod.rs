@@ -22,10 +22,10 @@
 //!
 //! * The layer waits at most 100 ms for the limiter ([`RateLimitLayer::timeout`]). Await the limiter when the program
 //!   starts, as above: the first use opens its bucket, which takes longer.
-//! * An allowed request costs a read and a write of the limiter. A denied key is remembered until its next request can be
-//!   allowed, so a flood of denied requests costs next to nothing.
-//! * A client that invents keys creates a record for each. Set [`max_bytes`](kvtyped::recipes::RateLimiter::max_bytes) of
-//!   the limiter. A full bucket is an error of the limiter, so [`OnError`] decides.
+//! * An allowed request costs a read and a write of the limiter. A denied key is remembered until its next request can
+//!   be allowed, so further denied requests cause no request to the server.
+//! * A client that invents keys creates a record for each. Set [`max_bytes`](kvtyped::recipes::RateLimiter::max_bytes)
+//!   of the limiter. A full bucket is an error of the limiter, so [`OnError`] decides.
 //! * Route health checks and `OPTIONS` around the layer. Put the layer inside of a CORS layer: without CORS headers, a
 //!   browser reports an opaque error in place of the status 429.
 

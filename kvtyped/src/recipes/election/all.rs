@@ -44,8 +44,8 @@ where
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`list`](crate::ReadBucket::list). A leader whose value is not a `T` is an `Err` item, and the
-    /// stream continues.
+    /// Returns the errors of [`list`](crate::ReadBucket::list). A leader whose value is not a `T` is an `Err` item, and
+    /// the stream continues.
     ///
     /// # Cancel safety
     ///

@@ -32,8 +32,8 @@ where
     /// the term, this process resigns, and campaigns again at least one second after the term began. The output of the
     /// work is discarded, so handle its errors inside.
     ///
-    /// Temporary errors are retried with growing pauses, and logged at `warn`. [`until`](RunForever::until) ends the loop.
-    /// Without it, only an error does.
+    /// Temporary errors are retried with growing pauses, and logged at `warn`. [`until`](RunForever::until) ends the
+    /// loop. Without it, only an error does.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -59,8 +59,8 @@ where
     ///
     /// # Errors
     ///
-    /// Returns `PermissionDenied`, `InvalidConfig`, `Unsupported`, `Encode`, `TooLarge` or `Closed`, which another campaign would
-    /// not change.
+    /// Returns `PermissionDenied`, `InvalidConfig`, `Unsupported`, `Encode`, `TooLarge` or `Closed`, because another
+    /// campaign would fail in the same way.
     ///
     /// # Cancel safety
     ///

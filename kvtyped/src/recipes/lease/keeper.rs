@@ -163,7 +163,7 @@ impl LeaseKeeper {
     }
 
     fn report(&self, event: &StoreEvent<'_>) {
-        // The ticket of a waiter is a lease, too, but nobody holds anything.
+        // The ticket of a waiter is also a lease, but not a held one.
         if self.request.handover.is_some() || self.request.key.recipe() != "lock" {
             self.request.bucket.context().instruments().event(event);
         }

@@ -26,8 +26,8 @@ use crate::revision::Revision;
 use crate::watch::{Event, Events};
 
 impl Locks {
-    /// Reads the held locks as a stream of names and holders. A lock that is taken or released during the read may or may
-    /// not be included.
+    /// Reads the held locks as a stream of names and holders. A lock that is taken or released during the read may or
+    /// may not be included.
     ///
     /// The lock of a record has the record's key as its name: read it through a handle of the same
     /// [`bucket`](Self::bucket).
@@ -50,8 +50,8 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`list`](crate::ReadBucket::list). A lock whose record is not readable is an `Err` item, and
-    /// the stream continues.
+    /// Returns the errors of [`list`](crate::ReadBucket::list). A lock whose record is not readable is an `Err` item,
+    /// and the stream continues.
     ///
     /// # Cancel safety
     ///
@@ -159,10 +159,10 @@ impl Locks {
     /// Takes a lock away from its holder, if the holder's term still has this [`fence`](LockHolder::fence). The lock is
     /// then free. Does nothing if the lock is free already.
     ///
-    /// The holder learns of the loss at its next renewal, and may act until then, as after an expiry. Other tasks of its
-    /// process can take the lock after that. If the holder must not act, let
-    /// it write with [`fenced_by`](crate::bucket::Put::fenced_by), and break the lock of the record: the server refuses
-    /// its writes at once.
+    /// The holder learns of the loss at its next renewal, and may act until then, as after an expiry. Other tasks of
+    /// its process can take the lock after that renewal. If the holder must not act, let it write with
+    /// [`fenced_by`](crate::bucket::Put::fenced_by), and break the lock of the record: the server refuses its writes at
+    /// once.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -180,8 +180,8 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// Returns `Conflict` if another term has begun: nothing is changed. Otherwise returns the errors of a read and of a
-    /// purge. Returns `Decode` if the record of the lock is not readable.
+    /// Returns `Conflict` if another term has begun: nothing is changed. Otherwise returns the errors of a read and of
+    /// a purge. Returns `Decode` if the record of the lock is not readable.
     ///
     /// # Cancel safety
     ///

@@ -70,9 +70,10 @@ impl Store {
 /// The handle performs no I/O until its first use, which opens the bucket for all clones. Awaiting the handle opens the
 /// bucket at once. An option returns a changed handle. A handle with another bucket opens that bucket on first use.
 ///
-/// The running caller has a [`Lease`](crate::recipes::Lease) under the key. The result replaces the lease by compare-and-set, so a run that
-/// has lost its lease stores nothing. Concurrent callers wait with a watch and receive the result. If the work fails,
-/// panics or is dropped, the key is free, and a waiter takes over. If the process dies, the key is free after the TTL.
+/// The running caller has a [`Lease`](crate::recipes::Lease) under the key. The result replaces the lease by
+/// compare-and-set, so a run that has lost its lease stores nothing. Concurrent callers wait with a watch and receive
+/// the result. If the work fails, panics or is dropped, the key is free, and a waiter takes over. If the process dies,
+/// the key is free after the TTL.
 ///
 /// # What this does not guarantee
 ///

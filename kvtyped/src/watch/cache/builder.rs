@@ -67,8 +67,8 @@ pub struct OpenCache<'a, T: KvModel> {
 }
 
 impl OpenCache<'_, RawRecord> {
-    /// Also caches the [reserved](crate::Key::RESERVED) records, such as those of locks. The filter applies to their
-    /// keys.
+    /// Also caches the [reserved](crate::Key::RESERVED) records, such as the records of locks. The filter applies to
+    /// their keys.
     pub fn include_reserved(mut self) -> Self {
         self.filter = self.filter.with_reserved();
         self
@@ -76,8 +76,8 @@ impl OpenCache<'_, RawRecord> {
 }
 
 impl<T: KvModel> OpenCache<'_, T> {
-    /// Bounds the time without progress of the listing. The default is the bucket's timeout. Each new entry is progress,
-    /// as in a list. A repeated entry is not.
+    /// Bounds the time without progress of the listing. The default is the bucket's timeout. Each new entry is
+    /// progress, as in a list. A repeated entry is not.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -49,7 +49,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Without a default: returns `NotFound`, or the error of the record, if no valid record arrives within the
     /// timeout. With a default: returns the error of an invalid first record at once, unless
-    /// [`or_default_if_invalid`](OpenLive::or_default_if_invalid) is given. Returns the error of an invalid default at once.
+    /// [`or_default_if_invalid`](OpenLive::or_default_if_invalid) is given. Returns the error of an invalid default at
+    /// once.
     pub fn live<'a>(&'a self, key: &'a T::Key) -> OpenLive<'a, T> {
         let rules = Rules { default: None, default_if_invalid: false, check: None };
         OpenLive { bucket: self, key, rules, timeout: None }

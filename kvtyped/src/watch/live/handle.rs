@@ -11,8 +11,8 @@ use super::updater::LiveState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
-/// The current value of one key, or a value derived from it; see [`ReadBucket::live`](crate::ReadBucket::live). Cheap to clone. Each clone tracks
-/// its own [`changed`](Self::changed).
+/// The current value of one key, or a value derived from it; see [`ReadBucket::live`](crate::ReadBucket::live). Cheap
+/// to clone. Each clone tracks its own [`changed`](Self::changed).
 pub struct Live<T> {
     inner: Arc<LiveInner<T>>,
     /// The version that this handle loaded last.

@@ -80,7 +80,8 @@ pub(crate) enum LiveUpdate<U> {
     Value(Arc<U>, Revision),
     /// The error of the updater changed: a record is invalid, or the watch failed or recovered.
     Error,
-    /// There is no first value: the first record is invalid and the default must not hide it, or the default is invalid.
+    /// There is no first value: the first record is invalid and the default must not hide it, or the default is
+    /// invalid.
     Invalid,
     /// Nothing changed.
     Nothing,
