@@ -320,7 +320,7 @@ async fn plain_bucket_matches_defaults_of_other_clients() {
             async_nats::jetstream::kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
         jetstream.create_key_value(defaults).await
     };
-    let plain = store.bucket::<Plain>().name(unique("plain")).atomic(false).await.unwrap();
+    let plain = store.bucket::<Plain>().name(unique("plain")).atomic(false).without_card().await.unwrap();
     plain.put(&Plain { id: 7 }).await.unwrap();
     let theirs = create(plain.name()).await.expect("the server takes the same configuration twice");
     assert!(theirs.get("7").await.unwrap().is_some());

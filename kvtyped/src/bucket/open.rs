@@ -88,6 +88,7 @@ pub struct OpenBucket<T> {
     drift: Drift,
     schema: Drift,
     is_read_only: bool,
+    has_card: bool,
     timeout: Duration,
     context: Arc<StoreContext>,
     model: PhantomData<fn() -> T>,
@@ -106,6 +107,7 @@ impl<T: KvModel> OpenBucket<T> {
             drift,
             schema,
             is_read_only: false,
+            has_card: true,
             timeout,
             context,
             model: PhantomData,
@@ -255,6 +257,13 @@ impl<T: KvModel> OpenBucket<T> {
         self
     }
 
+    /// Creates a new bucket without the [card](crate::model::ModelCard) of the model. Its configuration can then equal
+    /// the defaults of another client, which creates the same bucket. Programs that open it compare nothing.
+    pub fn without_card(mut self) -> Self {
+        self.has_card = false;
+        self
+    }
+
     /// Sets the timeout of opening, which is also the default timeout of the bucket's operations. Default: the store's
     /// timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -278,6 +287,7 @@ impl<T: KvModel> OpenBucket<T> {
             drift,
             schema,
             is_read_only,
+            has_card,
             timeout: _,
             context,
             model: _,
@@ -301,7 +311,7 @@ impl<T: KvModel> OpenBucket<T> {
             )));
         }
         let mut new = config.clone();
-        if let Some(card) = model_card::new_card::<T>(*key_codec) {
+        if let Some(card) = model_card::new_card::<T>(*key_codec).filter(|_| *has_card) {
             model_card::insert::<T>(&mut new, &card, config, false);
         }
         if *presence == Presence::MustCreate {
