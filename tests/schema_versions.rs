@@ -285,6 +285,34 @@ on_both_backends! {
         assert_eq!((read.schema_version(), read.name.as_str(), read.email.as_deref()), (2, "Grace Hopper", Some("g@example.com")));
     }
 
+    async fn running_program_follows_a_switch_that_it_reads(world: World) {
+        let first = world.bucket::<careful::User>().await;
+        let second: Bucket<careful::User> = world.store.bucket().name(first.name()).await.unwrap();
+        first.switch_version(2).await.unwrap();
+        let grace = careful::User { id: 1, name: "Grace".into(), email: Some("g@example.com".into()) };
+        first.put(&grace).await.unwrap();
+        let entry = second.get(&grace.key()).await.unwrap().expect("it was put");
+        let revision = entry.revision();
+        second.update(&careful::User { name: "Grace Hopper".into(), ..entry.into_value() }, revision).await.unwrap();
+        second.create(&careful::User { id: 2, ..grace.clone() }).await.unwrap();
+        for id in [1, 2] {
+            let read = first.get(&careful::UserKey::new(id)).await.unwrap().expect("it was written");
+            assert_eq!((read.schema_version(), read.email.as_deref()), (2, Some("g@example.com")), "{id}");
+        }
+    }
+
+    async fn modify_returns_the_record_as_it_is_stored(world: World) {
+        let careful = world.bucket::<careful::User>().await;
+        let grace = careful::User { id: 1, name: "Grace".into(), email: None };
+        careful.put(&grace).await.unwrap();
+        let entry = careful.modify(&grace.key(), |user| user.email = Some("g@example.com".into())).await.unwrap();
+        assert_eq!((entry.schema_version(), &entry.email), (1, &None), "version 1 has no address");
+        let entry = careful.modify(&grace.key(), |user| {
+            (user.name, user.email) = ("Grace Hopper".into(), Some("g@example.com".into()));
+        }).await.unwrap();
+        assert_eq!((entry.name.as_str(), &entry.email), ("Grace Hopper", &None));
+    }
+
     async fn keeping_program_writes_unknown_fields_back(world: World) {
         let (new, keeping) = side_by_side::<new::User, keeping::User>(&world).await;
         new.put(&ada()).await.unwrap();

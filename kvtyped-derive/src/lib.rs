@@ -175,7 +175,8 @@ use crate::ctxt::Ctxt;
 ///   value.
 /// * `writes` requires a conversion back and `Clone`. To write versions before the previous one, each type in between
 ///   has its own `writes`.
-/// * `newer = "keep"` decodes a newer record by the shape of this version, and a write keeps the version of the record.
+/// * `newer = "keep"` decodes a newer record by the shape of this version. `modify`, `transform`, and `tx.get`
+///   with `tx.put` keep the version of the record. A `put` or an `update` writes the version of the program.
 ///   The model needs a field `#[serde(flatten)] rest: UnknownFields`, and a codec with named fields. An alias of that
 ///   type is not recognized. Fields inside nested structs need their own `UnknownFields`.
 /// * The stored name of the field with `#[kv(version)]` follows `rename` and `rename_all` of serde.

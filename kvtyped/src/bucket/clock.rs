@@ -1,6 +1,6 @@
-//! An estimate of the server's clock, which dates and expires the records of a bucket.
+//! Estimates from the entries that a handle reads: the server's clock, and the newest schema version.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -24,13 +24,36 @@ pub(crate) struct BucketClock {
     at_start: AtomicU64,
     /// When the server's clock was last read, in nanoseconds since `start`.
     read_at: AtomicU64,
+    /// The newest schema version of an entry, and the newest one that the card was read for.
+    newest_version: AtomicU32,
+    checked_version: AtomicU32,
 }
 
 impl BucketClock {
+    fn starting_at(start: Instant, ttl: Option<Duration>) -> Self {
+        let (at_start, read_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (newest_version, checked_version) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { ttl, start, at_start, read_at, newest_version, checked_version }
+    }
+
+    /// Remembers the schema version of an entry.
+    pub(crate) fn observe_version(&self, version: u32) {
+        if version > self.newest_version.load(Ordering::Relaxed) {
+            self.newest_version.fetch_max(version, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an entry is newer than the version that the handle writes, so that the bucket may have been switched. The
+    /// caller reads the card, so the answer is `true` once for each version.
+    pub(super) fn suspects_switch(&self, writes: u32) -> bool {
+        let newest = self.newest_version.load(Ordering::Relaxed);
+        newest > writes && newest > self.checked_version.fetch_max(newest, Ordering::Relaxed)
+    }
+
     /// Creates the clock of a bucket from the reading of its backend, or from the local clock if there is no reading.
     pub(super) fn new(raw: &dyn RawBucket) -> Self {
         let start = Instant::now();
-        let clock = Self { ttl: raw.config().ttl, start, at_start: AtomicU64::new(0), read_at: AtomicU64::new(0) };
+        let clock = Self::starting_at(start, raw.config().ttl);
         let ClockReading { server, at } = raw.clock().unwrap_or(ClockReading { server: SystemTime::now(), at: start });
         clock.set(server, at);
         clock
@@ -39,7 +62,7 @@ impl BucketClock {
     /// Creates the clock of a bucket that has no server and no TTL.
     #[cfg(test)]
     pub(crate) fn local() -> Self {
-        let clock = Self { ttl: None, start: Instant::now(), at_start: AtomicU64::new(0), read_at: AtomicU64::new(0) };
+        let clock = Self::starting_at(Instant::now(), None);
         clock.set(SystemTime::now(), clock.start);
         clock
     }
@@ -107,7 +130,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn clock(ttl: Option<Duration>) -> BucketClock {
-        BucketClock { ttl, start: Instant::now(), at_start: AtomicU64::new(0), read_at: AtomicU64::new(0) }
+        BucketClock::starting_at(Instant::now(), ttl)
     }
 
     #[tokio::test(start_paused = true)]

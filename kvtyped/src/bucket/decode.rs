@@ -78,6 +78,10 @@ pub(crate) fn value<T: KvModel>(raw: &RawEntry) -> Result<Option<T>> {
 fn record<T: KvModel>(raw: &RawEntry, key: T::Key, clock: &Arc<BucketClock>) -> Result<Entry<T>> {
     let (value, version) = record_value(raw, &key)?;
     clock.observe(raw.created);
+    // Only a program that writes an earlier version needs to notice a switch.
+    if T::SCHEMA.writes < T::SCHEMA.version {
+        clock.observe_version(version);
+    }
     let clock = Arc::clone(clock);
     let (revision, created, ttl, pending) = (raw.revision, raw.created, raw.ttl, Pending::UNKNOWN);
     let (headers, is_rewrite) = (raw_headers::<T>(&raw.headers), raw.headers.rewrite_of().is_some());
@@ -193,6 +197,16 @@ impl Unverified {
         self.version
     }
 
+    /// Returns the record as it is stored, if it is encoded as an earlier version than the one of the program.
+    pub(super) fn as_stored<T: KvModel>(&self, key: &T::Key) -> Result<Option<T>> {
+        if self.shape == T::SCHEMA.version {
+            return Ok(None);
+        }
+        let stored =
+            (T::SCHEMA.decode)(self.shape, &self.bytes).map_err(|error| decode_error(error).of_model::<T>())?;
+        Ok(Some(T::__from_stored(key, stored)))
+    }
+
     /// Checks that the bytes decode to this record, and returns the content of its write.
     pub(super) fn verify<T: KvModel>(self, record: &T, key: T::Key) -> Result<Content> {
         record.__validate().map_err(|refusal| invalid::<T>(refusal))?;
@@ -214,7 +228,8 @@ impl Unverified {
 }
 
 fn check_version_field<T: KvModel>(field: Option<u32>, version: u32) -> Result<()> {
-    if field == Some(version) {
+    // An earlier version may lack the field.
+    if field.unwrap_or(T::SCHEMA.unversioned) == version {
         return Ok(());
     }
     let found = field.map_or("is empty".to_owned(), |field| format!("is {field}"));

@@ -11,6 +11,12 @@ use crate::key::{KeyCodec, ModelKey};
 use crate::model::{KvModel, ModelCard, VersionSchema};
 use crate::schema::{self, Verdict};
 
+/// The largest card that is read, in bytes.
+const MAX_CARD: usize = 65_536;
+
+/// The largest report of differing schemas, in characters.
+const MAX_REPORT: usize = 8_192;
+
 /// Returns the card of a model for a bucket that contains no records of it yet.
 pub(super) fn new_card<T: KvModel>(key_codec: KeyCodec) -> Option<ModelCard> {
     let schema = T::SCHEMA;
@@ -42,7 +48,8 @@ pub(super) fn insert<T: KvModel>(update: &mut BucketConfig, card: &ModelCard, fo
 pub(super) fn find<T: KvModel>(config: &BucketConfig) -> Result<Option<ModelCard>> {
     let model = T::SCHEMA.name;
     let Some(text) = config.metadata.get(&ModelCard::metadata_key(model)) else { return Ok(None) };
-    let card = ModelCard::parse(text).map_err(|reason| {
+    let parsed = if text.len() <= MAX_CARD { ModelCard::parse(text) } else { Err("it is too large".to_owned()) };
+    let card = parsed.map_err(|reason| {
         let report = format!(
             "the card of model `{model}` in the metadata of the bucket is unreadable: {reason}; \
              replace it with `.on_schema(Drift::Update)`"
@@ -74,10 +81,10 @@ fn check<T: KvModel>(
             "its key is `{}` here and `{}` in the bucket, so this program would find no records; \
              use that key, or copy the records to another bucket",
             T::Key::TEMPLATE,
-            card.key
+            short(&card.key)
         ));
     }
-    let found = card.key_codec.as_deref().unwrap_or(KeyCodec::Escaped.name());
+    let found = short(card.key_codec.as_deref().unwrap_or(KeyCodec::Escaped.name()));
     if let Some(key_codec) = key_codec.filter(|codec| codec.name() != found) {
         return differs(format!(
             "its key codec is `{}` here and `{found}` in the bucket; use that key codec, or another bucket",
@@ -89,7 +96,7 @@ fn check<T: KvModel>(
             "its codec is `{}` here and `{}` in the bucket; use that codec, or make the change a new version: \
              `version = {}` with `upgrade_from` and `codec`",
             schema.codec,
-            card.codec,
+            short(&card.codec),
             schema.version.saturating_add(1)
         ));
     }
@@ -144,13 +151,19 @@ fn compare_schemas<T: KvModel>(config: &BucketConfig, card: &ModelCard) -> Resul
         if compatibility.is_identical() {
             continue;
         }
-        let report = format!("{heading}\n{compatibility}");
+        // Another client can write a schema of any size.
+        let report: String = format!("{heading}\n{compatibility}").chars().take(MAX_REPORT).collect();
         if compatibility.backward() == Verdict::No {
             return Err(Error::new(ErrorKind::SchemaDiffers { report }).of_model::<T>());
         }
         tracing::warn!("{report}");
     }
     Ok(())
+}
+
+/// Returns the start of a text that another client may have written.
+fn short(text: &str) -> String {
+    text.chars().take(128).collect()
 }
 
 /// Whether two templates name the same keys. The names of the fields may differ, unless the same names are in other
@@ -267,6 +280,19 @@ impl<T: KvModel> ReadBucket<T> {
         let status = self.inner.raw.status(deadline).await?;
         self.inner.schema.set(&status.config);
         Ok(status)
+    }
+
+    /// Reads the card again if an entry was newer than the version that this handle writes, because the bucket may have
+    /// been switched. With write epochs, the server tells.
+    pub(crate) async fn follow_switch(&self, deadline: Deadline) -> Result<()> {
+        if T::SCHEMA.writes == T::SCHEMA.version || !self.clock().suspects_switch(self.schema().writes::<T>()) {
+            return Ok(());
+        }
+        match Box::pin(self.refresh_status(deadline)).await {
+            // A user who may not read the card writes the earlier version.
+            Err(error) if !error.is_denied() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Changes the card of the model, and the write epoch if `change` returns one, in one update. `change` gets the

@@ -223,6 +223,7 @@ impl<T: KvModel> Bucket<T> {
         let WriteConditions { expected, fence, timeout } = conditions;
         let located = |error: Error| error.with_context(operation, self.name(), Some(key.as_str()));
         let deadline = self.deadline(timeout);
+        self.follow_switch(deadline).await.map_err(located)?;
         let mut content = encode().map_err(located)?;
         self.raw(operation)?;
         let on = self.resolve_fence(fence).map_err(located)?;
@@ -354,6 +355,8 @@ impl<T: KvModel> Create<'_, T> {
                 Ok(CasDecision::<()>::Write { content, result: () })
             }
         };
+        let followed = bucket.follow_switch(limits.deadline).await;
+        followed.map_err(|error| error.with_context("create", bucket.name(), Some(key.as_str())))?;
         let first = bucket.initial_guess(&key, limits.deadline).await;
         let created = bucket.compare_and_set("create", &key, first, limits, decide).await;
         let created = created.map_err(|error| error.with_context("create", bucket.name(), Some(key.as_str())))?;

@@ -130,6 +130,7 @@ impl<T: KvModel, F> Transact<'_, T, F> {
             if attempts.has_lost() && pass.is_none() {
                 pass = Arc::clone(&gate).acquire(Arc::clone(&activity), deadline).await;
             }
+            bucket.follow_switch(deadline).await?;
             let run = TxAttempt::new(raw.clone(), bucket.schema(), DeclaredModel::new::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
             let view = run.read_write_set();

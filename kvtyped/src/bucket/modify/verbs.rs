@@ -193,6 +193,7 @@ impl<T: KvModel> Bucket<T> {
         let Options { max_attempts, timeout, ttl, fence } = options;
         let limits = CasLimits { attempts: max_attempts, deadline: self.deadline(timeout), fence };
         let ttl = check_ttl(self.config(), ttl).map_err(located)?;
+        self.follow_switch(limits.deadline).await.map_err(located)?;
         let decoded = |entry: &RawEntry| decode::entry::<T>(entry, self.clock());
         let mut decide = |newest: Option<&RawEntry>| {
             let schema = self.schema();
@@ -279,7 +280,7 @@ fn put<T: KvModel>(
         return Err(Error::new(ErrorKind::KeyChanged).of_model::<T>());
     }
     let after = Unverified::new(&value, schema, before.map(|(found, _)| found))?;
-    let version = after.version();
+    let (version, stored) = (after.version(), after.as_stored::<T>(key)?);
     let content = match before {
         Some((_, before)) if after.is_same(before) => None,
         _ => Some(after.verify(&value, key.clone())?.with_ttl(ttl)),
@@ -287,7 +288,8 @@ fn put<T: KvModel>(
     let (revision, created, pending) = (Revision::ZERO, clock.now(), Pending::UNKNOWN);
     let clock = Arc::clone(clock);
     let result = Some(Entry {
-        value,
+        // An earlier version may lack fields, which are then not stored.
+        value: stored.unwrap_or(value),
         key: key.clone(),
         revision,
         created,
