@@ -84,7 +84,7 @@ impl Store {
 ///   external system, and let that system refuse lower fences.
 /// * An order. Candidates may be elected in any order.
 /// * Fresh observations. An observed leader may already have been replaced.
-/// * Durability beyond that of the bucket; see [`Locks`](super::Locks).
+/// * Durability beyond that of the bucket; see [`Locks`](crate::recipes::Locks).
 pub struct Election<T> {
     pub(crate) context: LeaseContext,
     value: PhantomData<fn() -> T>,

@@ -55,7 +55,7 @@ where
     /// * `FingerprintMismatch`: the key was used with another [`fingerprint`](OnceRun::fingerprint). Nothing runs.
     /// * `Decode`: the record of the key is not a result of this type. Nothing runs.
     /// * `TooLarge`, `Encode`: the result cannot be stored. The work is done, and the key is free.
-    /// * `InvalidConfig`, `Unsupported`, `BucketNotFound`: see [`Store::locks`].
+    /// * `InvalidConfig`, `Unsupported`, `BucketNotFound`: see [`Store::locks`](crate::Store::locks).
     ///
     /// If the acknowledgement of the result is lost, the record is read for as long as the lease is valid. If that does
     /// not recover the acknowledgement, the outcome is `Unknown`.
