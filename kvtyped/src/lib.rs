@@ -272,7 +272,7 @@
 //! | `nkeys` | no | authentication with an nkey or a credentials file (a JSON Web Token) |
 //! | `file` | no | durable storage in a file of this machine (`file:` URLs), with SQLite |
 //! | `uuid` | no | `Uuid` as a segment of a key |
-//! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums |
+//! | `schemars` | no | [schemas](schema) of types with `JsonSchema`, also for tagged enums, and a codec that stores them |
 //! | `metrics-0_24` | no | [an observer](observe::MetricsObserver) for the crate `metrics` 0.24 |
 //! | `conformance` | no | [the contract of backends](backend#contract) as a test suite |
 //! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |

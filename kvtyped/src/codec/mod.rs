@@ -10,9 +10,13 @@ mod bounded;
 mod bytes;
 mod text;
 mod json;
+#[cfg(feature = "schemars")]
+mod described_json;
 mod msgpack;
 
 pub use self::bytes::Bytes;
+#[cfg(feature = "schemars")]
+pub use self::described_json::DescribedJson;
 pub use self::json::Json;
 pub use self::msgpack::MsgPack;
 pub use self::text::Text;

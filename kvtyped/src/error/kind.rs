@@ -267,6 +267,11 @@ impl ErrorKind {
                 let rows = report.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" "));
                 f.write_str(&rows.collect::<Vec<_>>().join("; "))
             }
+            Self::SchemaMoved { writes, knows } if writes <= knows => write!(
+                f,
+                "the bucket takes schema version {writes} now, and the record was encoded as another version; \
+                 call again, or restart with a program that writes version {writes}"
+            ),
             Self::SchemaMoved { writes, knows } => write!(
                 f,
                 "the bucket was switched to schema version {writes}, and this program knows version {knows}; restart with a program that writes version {writes}"
