@@ -82,6 +82,7 @@ impl KvModel for RawRecord {
 }
 
 /// The history of the bucket is checked when a TTL is used.
+#[diagnostic::do_not_recommend]
 impl SingleRevision for RawRecord {}
 
 impl fmt::Debug for RawRecord {
