@@ -20,6 +20,7 @@ use crate::layering::{files, root};
 const CLOSED: &[(&str, &str)] = &[
     // Types without values.
     ("Bytes", "a codec"),
+    ("DescribedJson", "a codec"),
     ("Json", "a codec"),
     ("MsgPack", "a codec"),
     ("Text", "a codec"),
