@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::checkpoint::Checkpoint;
 use super::engine::{Changes, Engine, ProgressFn, RewriteProgress};
 use super::lease::{Job, JobLease};
+use super::options::options;
 use super::pacer::Pacer;
 use super::switch::check_written_by;
 use super::versions::SchemaVersions;
@@ -149,6 +150,8 @@ pub struct MigrationPlan {
     pub unreadable: u64,
 }
 
+options!(Migrate);
+
 impl<'a, T: KvModel> Migrate<'a, T> {
     /// Sets the version of the records. Default: the version that programs write.
     ///
@@ -159,42 +162,10 @@ impl<'a, T: KvModel> Migrate<'a, T> {
         self
     }
 
-    /// Limits the number of records that are written in a second. Without a limit, the migration slows down while the
-    /// server is slow.
-    pub fn pace(mut self, records_per_second: u32) -> Self {
-        self.pace = Some(records_per_second);
-        self
-    }
-
     /// Stores the position in the bucket about once a second, under a reserved key, and starts at the stored position
     /// of an earlier call that was interrupted. A whole pass over the headers follows in any case.
     pub fn resume(mut self) -> Self {
         self.resume = true;
-        self
-    }
-
-    /// Gives each record that is written its full TTL again. By default, a record keeps the rest of its TTL, which
-    /// needs a bucket that accepts the TTL of a single record.
-    pub fn restart_ttl(mut self) -> Self {
-        self.restart_ttl = true;
-        self
-    }
-
-    /// Sets how long to wait for another job of this model. Default: does not wait.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = Some(wait);
-        self
-    }
-
-    /// Sets the timeout of each read and write. Default: the bucket's timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets a callback that runs after each write, and after each thousand records that the job has seen.
-    pub fn on_progress(mut self, on_progress: impl FnMut(RewriteProgress) + Send + 'a) -> Self {
-        self.on_progress = Some(Box::new(on_progress));
         self
     }
 

@@ -26,6 +26,7 @@
 // | `switch` | `switch_version` |
 // | `remaining_ttl`, `pacer`, `checkpoint` | the rest of a TTL, the speed, and the stored position of a job |
 // | `engine` | one pass over the records |
+// | `options` | the options that all jobs share |
 // | `migrate`, `rewrite` | the jobs over all records |
 mod lease;
 mod versions;
@@ -34,6 +35,7 @@ mod remaining_ttl;
 mod pacer;
 mod checkpoint;
 mod engine;
+mod options;
 mod migrate;
 mod rewrite;
 

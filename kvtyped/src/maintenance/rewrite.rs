@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::engine::{Changes, Engine, ProgressFn, RewriteProgress};
 use super::lease::{Job, JobLease};
+use super::options::options;
 use super::pacer::Pacer;
 use crate::backend::{RawEntry, WriteKind};
 use crate::bucket::content::Content;
@@ -106,37 +107,9 @@ pub struct Rewritten {
     pub refused: Vec<(String, Error)>,
 }
 
-impl<'a, T: KvModel> Rewrite<'a, T> {
-    /// Limits the number of records that are written in a second.
-    pub fn pace(mut self, records_per_second: u32) -> Self {
-        self.pace = Some(records_per_second);
-        self
-    }
+options!(Rewrite);
 
-    /// Gives each record that is written its full TTL again, in place of the rest of its life.
-    pub fn restart_ttl(mut self) -> Self {
-        self.restart_ttl = true;
-        self
-    }
-
-    /// Sets how long to wait for another job of this model. Default: does not wait.
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = Some(wait);
-        self
-    }
-
-    /// Sets the timeout of each read and write. Default: the bucket's timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets a callback that runs after each write, and after each thousand records that the job has seen.
-    pub fn on_progress(mut self, on_progress: impl FnMut(RewriteProgress) + Send + 'a) -> Self {
-        self.on_progress = Some(Box::new(on_progress));
-        self
-    }
-
+impl<T: KvModel> Rewrite<'_, T> {
     async fn run(self) -> Result<Rewritten> {
         let bucket = self.bucket;
         let rewritten = async {
