@@ -310,13 +310,18 @@ impl<T: KvModel> OpenBucket<T> {
                 "`metadata` has the key `{key}`; keys that begin with `{RESERVED_METADATA}` are reserved"
             )));
         }
-        let mut new = config.clone();
-        if let Some(card) = model_card::new_card::<T>(*key_codec).filter(|_| *has_card) {
-            model_card::insert::<T>(&mut new, &card, config, false);
-        }
+        // Not before a bucket is created: most opens find one.
+        let new_config = || {
+            let mut new = config.clone();
+            if let Some(card) = model_card::new_card::<T>(*key_codec).filter(|_| *has_card) {
+                model_card::insert::<T>(&mut new, &card, config, false);
+            }
+            new
+        };
         if *presence == Presence::MustCreate {
             // A server accepts a second request with the same configuration without an error. The random value makes
             // each request unique.
+            let mut new = new_config();
             new.metadata.insert(MADE_BY.to_owned(), format!("{:032x}", rand::random::<u128>()));
             return backend.create(new, deadline).await;
         }
@@ -341,7 +346,7 @@ impl<T: KvModel> OpenBucket<T> {
             if *presence == Presence::MustExist {
                 return Err(Error::new(ErrorKind::BucketNotFound));
             }
-            match backend.create(new.clone(), deadline).await {
+            match backend.create(new_config(), deadline).await {
                 // Another client created the bucket after the lookup: look it up again.
                 Err(error) if matches!(error.kind(), ErrorKind::BucketExists) && !deadline.is_expired() => {}
                 made => return made,
