@@ -3,7 +3,7 @@
 use super::content::Target;
 use super::handle::BucketInner;
 use super::precondition;
-use crate::backend::{Batch, Deadline, Precondition, Write, WriteKind};
+use crate::backend::{Batch, BucketStatus, Deadline, Precondition, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::note_write;
@@ -127,10 +127,16 @@ impl BucketInner {
     async fn refresh_schema(&self, sent: Option<u64>, deadline: Deadline) -> Result<()> {
         let _refresh = deadline.timeout(self.schema.refresh.lock()).await?;
         if self.schema.epoch() == sent {
-            let status = self.raw.status(deadline).await?;
-            self.schema.set(&status.config);
+            self.read_status(deadline).await?;
         }
         Ok(())
+    }
+
+    /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
+    pub(super) async fn read_status(&self, deadline: Deadline) -> Result<BucketStatus> {
+        let status = self.raw.status(deadline).await?;
+        self.schema.set(&status.config);
+        Ok(status)
     }
 }
 

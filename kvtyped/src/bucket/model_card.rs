@@ -277,9 +277,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
     pub(crate) async fn refresh_status(&self, deadline: Deadline) -> Result<BucketStatus> {
-        let status = self.inner.raw.status(deadline).await?;
-        self.inner.schema.set(&status.config);
-        Ok(status)
+        self.inner.read_status(deadline).await
     }
 
     /// Reads the card again if an entry was newer than the version that this handle writes, because the bucket may have
