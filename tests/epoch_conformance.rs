@@ -6,20 +6,18 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, StreamExt};
 use kvtyped::Result;
+use kvtyped::Revision;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ConnectionState, Deadline, RawBucket, RawCounters,
-    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
-};
+use kvtyped::backend::{Backend, Batch, ConnectionState, Deadline, RawBucket, RawCounters, Write};
 use kvtyped::config::{BucketConfig, WriteEpochs};
 use kvtyped::conformance::{self, BackendUnderTest};
-use kvtyped::{Key, Revision};
 use tokio::sync::watch::Receiver;
 
 use crate::needs::needs;
+use crate::support::forward::forward;
 
 /// A backend that gives each new bucket write epochs, and each write the epoch of its handle.
 #[derive(Debug)]
@@ -39,9 +37,7 @@ impl InEpoch {
 }
 
 impl<B: Backend> Backend for InEpochs<B> {
-    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        self.0.capabilities(deadline)
-    }
+    forward! { 0: capabilities delete names close }
 
     fn create(&self, mut config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
         config.write_epochs = Some(WriteEpochs::Closed);
@@ -56,10 +52,6 @@ impl<B: Backend> Backend for InEpochs<B> {
         Box::pin(async move { self.0.update(config, deadline).await.map(InEpoch::wrap) })
     }
 
-    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
-        self.0.delete(name, deadline)
-    }
-
     fn counters(
         &self,
         mut config: BucketConfig,
@@ -67,14 +59,6 @@ impl<B: Backend> Backend for InEpochs<B> {
     ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
         (config.write_epochs, config.write_epoch) = (None, None);
         self.0.counters(config, deadline)
-    }
-
-    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
-        self.0.names(deadline)
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
-        self.0.close()
     }
 
     fn ping(&self, deadline: Deadline) -> BoxFuture<'_, Result<Duration>> {
@@ -87,17 +71,7 @@ impl<B: Backend> Backend for InEpochs<B> {
 }
 
 impl RawBucket for InEpoch {
-    fn config(&self) -> &BucketConfig {
-        self.0.config()
-    }
-
-    fn identity(&self) -> BucketIdentity {
-        self.0.identity()
-    }
-
-    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
-        self.0.status(deadline)
-    }
+    forward! { 0: config identity status purge_through read read_many scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         self.0.write(self.in_epoch(write), deadline)
@@ -106,31 +80,6 @@ impl RawBucket for InEpoch {
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>> {
         let writes = batch.writes.into_iter().map(|write| self.in_epoch(write)).collect();
         self.0.commit(Batch { writes, ..batch }, deadline)
-    }
-
-    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
-        self.0.purge_through(key, through, deadline)
-    }
-
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
-        self.0.read(key, at, deadline)
-    }
-
-    fn read_many<'a>(
-        &'a self,
-        keys: &'a [Key],
-        read: Read,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
-        self.0.read_many(keys, read, deadline)
-    }
-
-    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
-        self.0.scan(scan)
-    }
-
-    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
-        self.0.watch(watch)
     }
 }
 

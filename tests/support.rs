@@ -11,6 +11,8 @@ use kvtyped::prelude::*;
 use kvtyped::recipes::Lease;
 use kvtyped::watch::Events;
 
+#[path = "forward.rs"]
+pub(crate) mod forward;
 #[path = "sentinels.rs"]
 pub(crate) mod sentinels;
 

@@ -4,16 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use kvtyped::Result;
-use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, Read,
-    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write, WriteKind,
-};
+use kvtyped::backend::{Backend, Batch, BucketStatus, Deadline, RawBucket, RawEntry, ReadAt, Write, WriteKind};
 use kvtyped::config::BucketConfig;
 use kvtyped::{Key, Revision};
 
 use crate::simulation::seed::Chance;
+use crate::support::forward::forward;
 
 /// One stored write.
 #[derive(Debug, Clone)]
@@ -108,9 +105,7 @@ impl RecordedBucket {
 }
 
 impl Backend for Recorder {
-    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
-        self.inner.capabilities(deadline)
-    }
+    forward! { inner: capabilities delete counters names close }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {
         Box::pin(async move { Ok(self.wrap(self.inner.create(config, deadline).await?)) })
@@ -128,36 +123,10 @@ impl Backend for Recorder {
             Ok(self.wrap(updated))
         })
     }
-
-    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool>> {
-        self.inner.delete(name, deadline)
-    }
-
-    fn counters(
-        &self,
-        config: BucketConfig,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>>> {
-        self.inner.counters(config, deadline)
-    }
-
-    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>>> {
-        self.inner.names(deadline)
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
-        self.inner.close()
-    }
 }
 
 impl RawBucket for RecordedBucket {
-    fn config(&self) -> &BucketConfig {
-        self.inner.config()
-    }
-
-    fn identity(&self) -> BucketIdentity {
-        self.inner.identity()
-    }
+    forward! { inner: config identity purge_through read_many scan watch }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
@@ -189,32 +158,11 @@ impl RawBucket for RecordedBucket {
         })
     }
 
-    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
-        self.inner.purge_through(key, through, deadline)
-    }
-
     fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             let read = self.inner.read(key, at, deadline).await;
             self.shared.pause().await;
             read
         })
-    }
-
-    fn read_many<'a>(
-        &'a self,
-        keys: &'a [Key],
-        read: Read,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
-        self.inner.read_many(keys, read, deadline)
-    }
-
-    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {
-        self.inner.scan(scan)
-    }
-
-    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal>> {
-        self.inner.watch(watch)
     }
 }

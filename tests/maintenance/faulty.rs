@@ -2,17 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::support::forward::forward;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
-    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
-};
+use kvtyped::backend::{Backend, Deadline, RawBucket, Write};
 use kvtyped::config::BucketConfig;
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind, Key, Read};
+use kvtyped::{Error, ErrorKind, Key};
 
 /// The fate of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,9 +102,7 @@ impl std::fmt::Debug for FaultyBucket {
 }
 
 impl Backend for Faulty {
-    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities, Error>> {
-        self.memory.capabilities(deadline)
-    }
+    forward! { memory: capabilities delete counters names close }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>, Error>> {
         async move { Ok(self.over(self.memory.create(config, deadline).await?)) }.boxed()
@@ -128,40 +123,10 @@ impl Backend for Faulty {
         };
         fate.of(async move { Ok(self.over(self.memory.update(config, deadline).await?)) }).boxed()
     }
-
-    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool, Error>> {
-        self.memory.delete(name, deadline)
-    }
-
-    fn counters(
-        &self,
-        config: BucketConfig,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>, Error>> {
-        self.memory.counters(config, deadline)
-    }
-
-    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>, Error>> {
-        self.memory.names(deadline)
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.memory.close()
-    }
 }
 
 impl RawBucket for FaultyBucket {
-    fn config(&self) -> &BucketConfig {
-        self.raw.config()
-    }
-
-    fn identity(&self) -> BucketIdentity {
-        self.raw.identity()
-    }
-
-    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {
-        self.raw.status(deadline)
-    }
+    forward! { raw: config identity status commit purge_through read read_many scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
         let fate = match &mut *self.faults.write.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -169,44 +134,5 @@ impl RawBucket for FaultyBucket {
             _ => Fate::Applied,
         };
         fate.of(self.raw.write(write, deadline)).boxed()
-    }
-
-    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
-        self.raw.commit(batch, deadline)
-    }
-
-    fn purge_through<'a>(
-        &'a self,
-        key: &'a Key,
-        through: Revision,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.purge_through(key, through, deadline)
-    }
-
-    fn read<'a>(
-        &'a self,
-        key: &'a Key,
-        at: ReadAt,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Option<RawEntry>, Error>> {
-        self.raw.read(key, at, deadline)
-    }
-
-    fn read_many<'a>(
-        &'a self,
-        keys: &'a [Key],
-        read: Read,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>, Error>> {
-        self.raw.read_many(keys, read, deadline)
-    }
-
-    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem, Error>> {
-        self.raw.scan(scan)
-    }
-
-    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal, Error>> {
-        self.raw.watch(watch)
     }
 }

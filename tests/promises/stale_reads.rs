@@ -5,17 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
-    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
-};
+use kvtyped::backend::{Backend, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt, Write};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Read};
 
+use crate::support::forward::forward;
 use crate::support::{Session, SessionKey};
 
 /// The state that all writers share: the backend, and all entries that were ever stored.
@@ -128,17 +125,7 @@ impl Backend for Stale {
 }
 
 impl RawBucket for StaleBucket {
-    fn config(&self) -> &BucketConfig {
-        self.raw.config()
-    }
-
-    fn identity(&self) -> BucketIdentity {
-        self.raw.identity()
-    }
-
-    fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus, Error>> {
-        self.raw.status(deadline)
-    }
+    forward! { raw: config identity status commit purge_through read_many scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
         async move {
@@ -161,19 +148,6 @@ impl RawBucket for StaleBucket {
             result
         }
         .boxed()
-    }
-
-    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
-        self.raw.commit(batch, deadline)
-    }
-
-    fn purge_through<'a>(
-        &'a self,
-        key: &'a Key,
-        through: Revision,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.purge_through(key, through, deadline)
     }
 
     fn read<'a>(
@@ -205,23 +179,6 @@ impl RawBucket for StaleBucket {
             }
         }
         .boxed()
-    }
-
-    fn read_many<'a>(
-        &'a self,
-        keys: &'a [Key],
-        read: Read,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>, Error>> {
-        self.raw.read_many(keys, read, deadline)
-    }
-
-    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem, Error>> {
-        self.raw.scan(scan)
-    }
-
-    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal, Error>> {
-        self.raw.watch(watch)
     }
 }
 

@@ -13,12 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
-    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
-};
+use kvtyped::backend::{Backend, BucketIdentity, BucketStatus, Deadline, RawBucket, RawEntry, ReadAt};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::{Key, ModelKey};
 use kvtyped::prelude::*;
@@ -28,6 +24,7 @@ use tokio::time::Instant;
 
 use super::SECOND;
 use crate::support::Session;
+use crate::support::forward::forward;
 
 /// A memory backend with a connection that can be lost and a status that can be stale.
 #[derive(Debug, Clone, Default)]
@@ -76,9 +73,7 @@ impl Lagging {
 }
 
 impl Backend for Lagging {
-    fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities, Error>> {
-        self.memory.capabilities(deadline)
-    }
+    forward! { memory: capabilities delete counters names close }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>, Error>> {
         async move { Ok(self.over(self.memory.create(config, deadline).await?)) }.boxed()
@@ -95,32 +90,10 @@ impl Backend for Lagging {
     fn update(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>, Error>> {
         async move { Ok(self.over(self.memory.update(config, deadline).await?)) }.boxed()
     }
-
-    fn delete<'a>(&'a self, name: &'a str, deadline: Deadline) -> BoxFuture<'a, Result<bool, Error>> {
-        self.memory.delete(name, deadline)
-    }
-
-    fn counters(
-        &self,
-        config: BucketConfig,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, Result<Option<Arc<dyn RawCounters>>, Error>> {
-        self.memory.counters(config, deadline)
-    }
-
-    fn names(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<String>, Error>> {
-        self.memory.names(deadline)
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.memory.close()
-    }
 }
 
 impl RawBucket for LaggingBucket {
-    fn config(&self) -> &BucketConfig {
-        self.raw.config()
-    }
+    forward! { raw: config write commit purge_through read_many scan watch }
 
     fn identity(&self) -> BucketIdentity {
         BucketIdentity { connection_epoch: self.state.epoch.load(Ordering::SeqCst), ..self.raw.identity() }
@@ -146,23 +119,6 @@ impl RawBucket for LaggingBucket {
         .boxed()
     }
 
-    fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
-        self.raw.write(write, deadline)
-    }
-
-    fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>, Error>> {
-        self.raw.commit(batch, deadline)
-    }
-
-    fn purge_through<'a>(
-        &'a self,
-        key: &'a Key,
-        through: Revision,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<u64, Error>> {
-        self.raw.purge_through(key, through, deadline)
-    }
-
     fn read<'a>(
         &'a self,
         key: &'a Key,
@@ -174,23 +130,6 @@ impl RawBucket for LaggingBucket {
             (ReadAt::Newest(Read::Any), Some(found)) => futures::future::ready(Ok(found)).boxed(),
             _ => self.raw.read(key, at, deadline),
         }
-    }
-
-    fn read_many<'a>(
-        &'a self,
-        keys: &'a [Key],
-        read: Read,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>, Error>> {
-        self.raw.read_many(keys, read, deadline)
-    }
-
-    fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem, Error>> {
-        self.raw.scan(scan)
-    }
-
-    fn watch(&self, watch: WatchRequest) -> BoxStream<'static, Result<WatchSignal, Error>> {
-        self.raw.watch(watch)
     }
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::forward::forward;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt,
-    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt, ScanItem,
+    ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::{Error, ErrorKind, Key, Read, Revision, Store};
@@ -273,13 +274,7 @@ impl Line {
 }
 
 impl RawBucket for Line {
-    fn config(&self) -> &BucketConfig {
-        self.raw.config()
-    }
-
-    fn identity(&self) -> BucketIdentity {
-        self.raw.identity()
-    }
+    forward! { raw: config identity }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(self.client.ask(deadline, || at_once(self.raw.status(never()))))
