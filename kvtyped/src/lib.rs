@@ -278,7 +278,7 @@
 //! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
 //! | `tower` | no | a rate limit layer for tower services |
 //! | `axum-0_8` | no | errors, `ETag` and `If-Match` for axum |
-//! | `secrecy-0_10` | no | secret strings in records |
+//! | `secrecy-0_10` | no | secret strings in records and credentials |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.

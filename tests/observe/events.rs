@@ -56,7 +56,7 @@ async fn cache_reports_its_size_and_staleness() {
     event(&recorder, &state(0)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn watch_reports_its_delay() {
     let recorder = Arc::new(Recorder::default());
     let sessions: Bucket<Session> = Store::memory().with_observer(recorder.clone()).bucket().await.unwrap();
@@ -65,7 +65,7 @@ async fn watch_reports_its_delay() {
     assert_eq!(recorder.events(), ["WatchLag { bucket: \"session\", lag: 0ns }"]);
     sessions.put(&Session::new("acme", 1)).await.unwrap();
     // The reader is late.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::advance(Duration::from_millis(1_100)).await;
     events.try_next().await.unwrap();
     let lag = recorder.events().pop().expect("a report");
     assert!(lag.starts_with("WatchLag { bucket: \"session\", lag: 1."), "{lag}");
