@@ -59,7 +59,7 @@ impl Spans {
         self.change(|collected| collected.spans.clone())
     }
 
-    /// Returns the spans of operations, without those of shared writes.
+    /// Returns the spans of operations, and no spans of shared writes.
     pub(super) fn operations(&self) -> Vec<Seen> {
         self.all().into_iter().filter(|span| span.name == "operation").collect()
     }

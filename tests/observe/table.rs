@@ -229,3 +229,18 @@ fn implementor_of_line_is_found() {
         assert_eq!(implementor(line).as_deref(), Some(of), "{line}");
     }
 }
+
+/// The fields of the spans are those of the file, and the docs describe each of them.
+#[test]
+fn span_attributes_are_documented_and_listed() {
+    let read = |path: std::path::PathBuf| fs::read_to_string(path).expect("it is text");
+    let (source, docs) = (read(root().join("observe/span.rs")), read(root().join("observe/mod.rs")));
+    let field = Regex::new(r"(?m)^ {8}([a-z]+(?:\.[a-z_]+)+) = ").unwrap();
+    let fields: BTreeSet<_> = field.captures_iter(&source).map(|field| field[1].to_owned()).collect();
+    let listed = read("golden/span_attributes.txt".into());
+    let listed: BTreeSet<_> = listed.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    assert_eq!(fields, listed);
+    for field in fields {
+        assert!(docs.contains(&format!("`{field}`")), "`{field}` is not documented");
+    }
+}

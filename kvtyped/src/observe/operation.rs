@@ -82,8 +82,8 @@ pub(super) fn during<R>(operation: Option<&Arc<Operation>>, poll: impl FnOnce() 
     poll()
 }
 
-/// Runs work as a part of the operation that is current now, also in another task. Work that outlives the operation is
-/// not a part of it any more.
+/// Runs work as a part of the operation that is current now, also in another task. Work that outlives the operation
+/// continues without an operation.
 pub(crate) fn part_of_operation<F: Future>(work: F) -> impl Future<Output = F::Output> + use<F> {
     let operation = current().as_ref().map(Arc::downgrade);
     async move {
@@ -96,8 +96,8 @@ pub(crate) fn part_of_operation<F: Future>(work: F) -> impl Future<Output = F::O
     }
 }
 
-/// The write of a group of operations, which has a span of its own: the child of the first operation. The spans of the
-/// other operations are linked.
+/// The write of a group of operations. Its span is a child of the first operation's span, and is linked to the spans of
+/// the other operations.
 #[derive(Debug)]
 pub(crate) struct SharedWrite {
     operation: Option<Arc<Operation>>,

@@ -15,7 +15,7 @@ pub(super) fn is_enabled() -> bool {
     tracing::span_enabled!(target: "kvtyped::operation", Level::DEBUG)
 }
 
-/// What is known at the start of an operation.
+/// The fields of a span at its start.
 pub(super) struct SpanStart<'a> {
     pub(super) system: &'static str,
     pub(super) namespace: Option<&'a str>,
@@ -78,7 +78,7 @@ pub(super) fn describe_shared_write(span: &Span, bucket: &str, members: u32) {
     span.record("kvtyped.group.size", members);
 }
 
-/// What only the span of an operation shows, and not its report.
+/// The fields of a span that its report does not have.
 pub(super) struct SpanEnd<'a> {
     pub(super) written: u64,
     pub(super) revision: Option<u64>,
