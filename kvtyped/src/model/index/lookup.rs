@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::{IndexInfo, IndexValues, ValueText, layout};
+use super::{IndexInfo, ValueText, layout, values_of};
 use crate::key::{Key, KeyError, Pattern};
 use crate::model::KvModel;
 
@@ -99,7 +99,7 @@ impl<T: KvModel, A> Lookup<T, A> {
 
     /// Whether a record belongs to the lookup.
     pub fn matches(&self, record: &T) -> bool {
-        let values = IndexValues::of(record);
+        let values = values_of(record);
         let any = values.of_index(self.index).any(|value| self.matches_value(&value.text));
         any && self.check.as_ref().is_none_or(|check| check(record))
     }
@@ -146,7 +146,7 @@ impl<T: KvModel, A> fmt::Debug for Lookup<T, A> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::{IndexKind, IndexValue, Indexable};
+    use super::super::{IndexKind, IndexValue, IndexValues, Indexable};
     use super::*;
     use crate::codec::Json;
     use crate::config::BucketConfig;
@@ -245,14 +245,14 @@ mod tests {
     #[test]
     fn values_are_sorted_and_distinct() {
         let hash = "8a06ffc55d3de2d9d33a6a9bd4e3a0a5";
-        let values = IndexValues::of(&ada());
+        let values = values_of(&ada());
         let texts = values.iter().map(|value| (value.index, &*value.text)).collect::<Vec<_>>();
         let (plain, hashed) = texts.split_at(4);
         assert_eq!(plain, [(0, "ada=40x"), (2, "=_"), (2, "a"), (2, "b=2Ec")]);
         assert_eq!(hashed.iter().map(|(index, text)| (*index, text.len())).collect::<Vec<_>>(), [(4, hash.len())]);
-        assert!(IndexValues::none::<User>().is_empty());
+        assert!(IndexValues::default().is_empty());
         let member = User { team: Some("core".into()), ..ada() };
-        let new = IndexValues::of(&member);
+        let new = values_of(&member);
         let added = new.without(&values).map(|value| (value.index, &*value.text)).collect::<Vec<_>>();
         assert_eq!(added, [(1, "core"), (3, "core.7")]);
         assert_eq!(values.without(&new).count(), 0);

@@ -1,6 +1,7 @@
 //! Secondary and unique indexes of a model, as data: definitions, values, lookups, and the layout of the stored entries.
 
 mod info;
+mod card;
 mod text;
 mod indexable;
 mod values;
@@ -8,6 +9,7 @@ mod layout;
 mod claim;
 mod lookup;
 
+pub use self::card::{IndexCard, IndexState};
 pub use self::claim::Claim;
 pub use self::indexable::Indexable;
 pub use self::info::{IndexInfo, IndexKind};
@@ -26,3 +28,10 @@ use super::KvModel;
     note = "add `#[kv(index)]` or `#[kv(unique)]` to a field of the model"
 )]
 pub trait Indexed: KvModel {}
+
+/// Returns the index values of a record.
+pub fn values_of<T: KvModel>(record: &T) -> IndexValues {
+    let mut values = IndexValues::new(T::__INDEXES);
+    record.__index_values(&mut values);
+    values.finish()
+}

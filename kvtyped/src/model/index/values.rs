@@ -1,12 +1,12 @@
 //! The index values of a record.
 
 use super::{IndexInfo, ValueText};
-use crate::model::KvModel;
 
 /// The index values of one record, sorted and without duplicates.
 ///
-/// Its `Debug` output contains the number of the values, and not the values.
-#[derive(Clone, PartialEq, Eq)]
+/// The default has no values, like an absent record. Its `Debug` output contains the number of the values, and not the
+/// values.
+#[derive(Clone, Default)]
 pub struct IndexValues {
     indexes: &'static [IndexInfo],
     values: Vec<IndexValue>,
@@ -22,18 +22,16 @@ pub struct IndexValue {
 }
 
 impl IndexValues {
-    /// Returns the index values of a record.
-    pub fn of<T: KvModel>(record: &T) -> Self {
-        let mut values = Self::none::<T>();
-        record.__index_values(&mut values);
-        values.values.sort_unstable();
-        values.values.dedup();
-        values
+    /// Creates the values of a model with these indexes.
+    pub(super) fn new(indexes: &'static [IndexInfo]) -> Self {
+        Self { indexes, values: Vec::new() }
     }
 
-    /// Returns the index values of an absent record: none.
-    pub fn none<T: KvModel>() -> Self {
-        Self { indexes: T::__INDEXES, values: Vec::new() }
+    /// Sorts the values, and removes duplicates.
+    pub(super) fn finish(mut self) -> Self {
+        self.values.sort_unstable();
+        self.values.dedup();
+        self
     }
 
     /// Appends a value of the index at this position. Called from generated code.
@@ -69,6 +67,14 @@ impl IndexValues {
         self.values.is_empty()
     }
 }
+
+impl PartialEq for IndexValues {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
+}
+
+impl Eq for IndexValues {}
 
 impl<'a> IntoIterator for &'a IndexValues {
     type Item = &'a IndexValue;
