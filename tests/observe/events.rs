@@ -138,10 +138,8 @@ async fn resend_is_an_event_of_the_span() {
     let subscriber = tracing::subscriber::set_default(spans.clone());
     // The message and its acknowledgement are lost with the connection.
     proxy.set(Mode::Stall);
-    let update = async {
-        let update = documents.update(&Document::new("a", "new"), revision).timeout(SOON);
-        update.await.unwrap();
-    };
+    let changed = Document::new("a", "new");
+    let update = async { documents.update(&changed, revision).timeout(SOON).await.unwrap() };
     let heal = async {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         proxy.cut();

@@ -41,6 +41,7 @@ impl Store {
     pub async fn recipes(&self, bucket: &str) -> Result<Vec<RecipeInfo>> {
         let name = bucket;
         let list = async {
+            self.context().admit()?;
             let opened = self.raw(name).read_only().open_unobserved().await?;
             let bucket: Bucket<RecipeRecord<LeaseRecord>> = opened.as_model();
             let mut keys = bucket.keys(..).await?;

@@ -27,8 +27,9 @@ pub(crate) async fn start_watch<T: KvModel>(
     start_from: StartFrom,
     headers_only: bool,
     timeout: Option<Duration>,
+    operation: &'static str,
 ) -> Result<UpdateStream> {
-    let raw = Arc::clone(bucket.raw("watch")?);
+    let raw = Arc::clone(bucket.raw(operation)?);
     let idle_timeout = timeout.unwrap_or_else(|| bucket.timeout());
     if filter.patterns().is_empty() {
         return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));

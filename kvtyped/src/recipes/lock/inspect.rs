@@ -209,7 +209,11 @@ impl Locks {
         work: impl Future<Output = Result<R>> + Send,
     ) -> Result<R> {
         let located = async {
-            work.await.map_err(|error: Error| {
+            let admitted = async {
+                self.bucket.context().admit()?;
+                work.await
+            };
+            admitted.await.map_err(|error: Error| {
                 self.bucket.forget_if_gone(&error);
                 error.with_context(operation, self.bucket.name(), name)
             })

@@ -121,6 +121,7 @@ impl<T: KvModel> Bucket<T> {
     /// If the future is dropped, the read is cancelled.
     pub async fn lock_holder(&self, key: &T::Key) -> Result<Option<LockHolder>> {
         let read = async {
+            self.raw("lock_holder")?;
             let key = key.encode().map_err(|error| self.bad_key("lock_holder", error))?;
             let found = holder(&self.as_model(), &RecipeKey::new(RECIPE, key.as_str(), LEASE)).await;
             found.map_err(|error| error.with_context("lock_holder", self.name(), Some(key.as_str())))

@@ -88,7 +88,7 @@ impl<T: KvModel> OpenCache<'_, T> {
     async fn run(self) -> Result<Cache<T>> {
         let Self { bucket, filter, timeout } = self;
         let idle = timeout.unwrap_or_else(|| bucket.timeout());
-        let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
+        let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle), "cache").await?;
         let cache = fill(report_stale(updates, bucket), bucket.name(), Arc::clone(bucket.clock()), idle).await?;
         let caches = bucket.shared::<OpenCaches>();
         cache.register(&caches);

@@ -163,7 +163,7 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         let Self { bucket, key, rules, timeout } = self;
         key.encode()?;
         let timeout = timeout.unwrap_or_else(|| bucket.timeout());
-        let events = bucket.watch(Filter::key(key)).timeout(timeout).run().await?;
+        let events = bucket.watch(Filter::key(key)).timeout(timeout).run_as("live").await?;
         let mut updater = LiveUpdater::new(events, Arc::clone(bucket.context()), key.to_string(), rules, derive);
         let mut deadline = Deadline::after(timeout);
         let (value, revision) = loop {
