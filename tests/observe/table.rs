@@ -230,7 +230,7 @@ fn implementor_of_line_is_found() {
     }
 }
 
-/// The fields of the spans are those of the file, and the docs describe each of them.
+/// The file lists every field of a span, and the docs describe every field.
 #[test]
 fn span_attributes_are_documented_and_listed() {
     let read = |path: std::path::PathBuf| fs::read_to_string(path).expect("it is text");
