@@ -158,7 +158,7 @@ async fn other_recipes(calls: &Calls, store: &Store) {
     calls.call("Once::forget", once.forget("charge")).await.unwrap();
     let limiter = store.rate_limiter(unique("rate"), Quota::per_minute(1));
     let limiter = calls.call("RateLimiter", limiter).await.unwrap();
-    calls.call("RateLimiter::peek", limiter.peek("client")).await.unwrap();
+    let _ = calls.call("RateLimiter::peek", limiter.peek("client")).await.unwrap();
     calls.call("UntilReady", limiter.until_ready("client")).await.unwrap();
     assert!(!calls.call("RateLimiter::check", limiter.check("client")).await.unwrap().is_allowed());
     assert!(!calls.call("RateLimiter::check_n", limiter.check_n("client", 1)).await.unwrap().is_allowed());
