@@ -129,12 +129,7 @@ async fn failed_sync_fails_the_store_and_loses_nothing() {
             let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", &inject];
             let job = Job { workers: 3, rounds: 15, sync: true };
             let command = command(&wrapper, &folder.file(), job);
-            let writer = tokio::task::spawn_blocking(move || {
-                let mut writer = Writer::start(command);
-                writer.read(u64::MAX);
-                writer.process.wait().expect("the process ends");
-                std::mem::take(&mut writer.printed)
-            });
+            let writer = tokio::task::spawn_blocking(move || Writer::start(command).finish());
             let printed = writer.await.unwrap();
             assert!(printed.is_done || !printed.errors.is_empty(), "{call} {at}: {printed:?}");
             failed += usize::from(!printed.errors.is_empty());

@@ -172,3 +172,10 @@ pub(super) fn vacuum(db: &Connection) -> Result<bool> {
     while rows.next()?.is_some() {}
     Ok(true)
 }
+
+/// Returns free pages until less than a quarter of the pages is free. For a close, which syncs afterwards.
+pub(super) fn vacuum_all(db: &Connection) -> Result<()> {
+    super::schema::set_sync(db, false)?;
+    while vacuum(db)? {}
+    Ok(())
+}
