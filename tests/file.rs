@@ -11,7 +11,7 @@ mod kill;
 mod large;
 mod model;
 mod paths;
-mod power;
+pub(crate) mod power;
 mod processes;
 mod recipes;
 mod space;

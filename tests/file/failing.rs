@@ -1,4 +1,4 @@
-//! Disks that are full or broken.
+//! P48 and P49: disks that are full or broken.
 
 use std::sync::Arc;
 

@@ -7,7 +7,21 @@ use kvtyped::backend::file::SyncMode;
 use kvtyped::prelude::*;
 
 use super::folder::Folder;
-use crate::support::Session;
+
+/// A session of a tenant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "large", key = "{tenant}.{id}", history = 1)]
+struct Session {
+    tenant: String,
+    id: u64,
+    visits: u64,
+}
+
+impl Session {
+    fn new(id: u64) -> Self {
+        Self { tenant: "acme".into(), id, visits: 0 }
+    }
+}
 
 /// Writes many records, overwrites a part of them, and checks everything after a reopen. Returns the time of the open.
 pub(crate) async fn store_of(records: u64) -> Duration {
@@ -16,10 +30,10 @@ pub(crate) async fn store_of(records: u64) -> Duration {
     let store = open().await.unwrap();
     let sessions: Bucket<Session> = store.bucket().await.unwrap();
     for first in (0..records).step_by(4_096) {
-        let some: Vec<_> = (first..records.min(first + 4_096)).map(|id| Session::new("acme", id)).collect();
+        let some: Vec<_> = (first..records.min(first + 4_096)).map(|id| Session::new(id)).collect();
         sessions.put_many(&some).await.unwrap();
     }
-    let changed: Vec<_> = (0..records / 10).map(|id| Session::new("acme", id * 7 % records).visited(1)).collect();
+    let changed: Vec<_> = (0..records / 10).map(|id| Session { visits: 1, ..Session::new(id * 7 % records) }).collect();
     sessions.put_many(&changed).await.unwrap();
     let last = sessions.status().await.unwrap();
     store.close().await.unwrap();
@@ -36,10 +50,10 @@ pub(crate) async fn store_of(records: u64) -> Duration {
     let mut listed = sessions.list(..).await.unwrap();
     let (mut count, mut visited) = (0, 0);
     while let Some(session) = listed.try_next().await.unwrap() {
-        (count, visited) = (count + 1, visited + u64::from(session.visits));
+        (count, visited) = (count + 1, visited + session.visits);
     }
     assert_eq!((count, visited), (records, records / 10));
-    let one = sessions.get(&Session::new("acme", records - 1).key()).await.unwrap().unwrap();
+    let one = sessions.get(&Session::new(records - 1).key()).await.unwrap().unwrap();
     assert_eq!(one.id, records - 1);
     eprintln!("{records} records: {bytes} bytes of the file, opened in {took:.1?}");
     store.close().await.unwrap();

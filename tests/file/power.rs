@@ -1,4 +1,4 @@
-//! Losses of power: the calls of a writer are recorded, and cut at many places. Synced data survives, and other data in
+//! P46: losses of power. The calls of a writer are recorded, and cut at many places. Synced data survives, and other data in
 //! parts.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Several processes at one file.
+//! P47: several processes at one file.
 
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;

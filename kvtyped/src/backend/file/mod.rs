@@ -11,7 +11,7 @@
 // |---|---|
 // | `crc` | checksums |
 // | `paths`, `errors` | the files of a store; errors of SQLite |
-// | `files` | flushes of the WAL; whether the files are in their places |
+// | `files` | whether the open files have their names |
 // | `lock` | the lock file, and the mark of the last durable effect |
 // | `stored_config` | configurations of buckets as JSON |
 // | `row` | effects as rows of the journal |

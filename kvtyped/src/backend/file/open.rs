@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::errors::{damaged, io, sqlite};
-use super::files::{FLUSHES_WAL, OpenFiles};
+use super::files::OpenFiles;
 use super::journal::Journal;
 use super::load::{Loaded, Progress, load};
 use super::lock::{LockError, LockFile, Mark};
@@ -54,7 +54,7 @@ pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) ->
     let clock = Clock::since_1970(wall, loaded.time);
     begin(&db, &mut loaded, options.sync, clock.now()).map_err(read)?;
     lock.write_mark(Mark { store: loaded.meta.store, seq: loaded.last }).map_err(|error| io(paths, error))?;
-    schema::set_sync(&db, options.sync == SyncMode::Always && !FLUSHES_WAL).map_err(read)?;
+    schema::set_sync(&db, options.sync == SyncMode::Always).map_err(read)?;
     let files = OpenFiles::new(paths).map_err(|error| io(paths, error))?;
     Ok(journal(options, paths, files, db, lock, loaded, clock))
 }
