@@ -223,7 +223,7 @@ impl Figures {
             ),
             (
                 DisksFull,
-                "`file:`: a full disk refuses writes as not applied, and erasing makes room (P48)",
+                "`file:`: a full disk refuses writes as not applied, and the store continues with room (P48)",
                 format!("{} times full, {} refusals, none stored", count(DisksFull), count(DisksFullRefused)),
             ),
             (

@@ -5,7 +5,7 @@ use std::process::{Child as Process, ChildStdout, Command, Stdio};
 
 /// The variable with the arguments of a process, one a line.
 const ARGUMENTS: &str = "KVTYPED_FILE_PROCESS";
-/// The beginning of a line of the process. The test runner prints lines of its own.
+/// The beginning of a line of the process. The test runner prints other lines.
 const MARK: &str = "::: ";
 
 /// The command that starts a process, below another command such as `strace`. The process runs an ignored test.

@@ -94,7 +94,7 @@ async fn links_name_the_store_of_their_target() {
     assert_eq!(sessions.count(..).await.unwrap(), 1, "one store has both names");
     assert!(!folder.path("link.kv-lock").exists());
 
-    // A hard link has a lock file of its own. SQLite refuses it.
+    // A hard link has another lock file, and SQLite refuses it.
     let hard = folder.path("hard.kv");
     fs::hard_link(folder.file(), &hard).unwrap();
     let error = Store::file(&hard).timeout(Duration::from_millis(400)).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! P46: losses of power. The calls of a writer are recorded, and cut at many places. Synced data survives, and other data in
-//! parts.
+//! P46: losses of power. The calls of a writer are recorded, and cut at many places. Synced data survives. Of the other
+//! data, any part survives.
 
 use std::sync::Arc;
 

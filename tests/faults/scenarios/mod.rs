@@ -128,7 +128,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         files::power_lost_unsynced
     ),
     scenario!("file-taken-over", "a second process at a file, and kill -9 of the first", true, files::taken_over),
-    scenario!("file-disk-full", "a file system of 3 MB fills up", true, files::disk_full),
+    scenario!("file-disk-full", "a small file system fills up, and grows", true, files::disk_full),
     scenario!("file-calls-failing", "a sync or write of a file fails once", true, files::calls_failing),
     scenario!("file-million", "a million records in a file, and a reopen", false, files::million),
 ];

@@ -232,10 +232,11 @@ impl Journal {
         }
     }
 
-    /// Tries to make room on a full disk: the journal may hold many entries that are removed already, and the WAL pages
-    /// that are written twice.
+    /// Tries to make room on a full disk. The WAL may hold pages that are written twice, and starts again from its
+    /// beginning after it is moved. The journal may hold many entries that are removed already.
     fn make_room(&mut self) {
-        if self.meta.applied < self.last {
+        self.checkpoint_wal();
+        if self.failed.is_none() && self.meta.applied < self.last {
             self.checkpoint();
         }
         if self.failed.is_none() {
