@@ -56,7 +56,8 @@ async fn write_epoch_persists_over_a_reopen() {
         let first = create(&backend, |config| config.write_epochs = Some(WriteEpochs::Closed)).await;
         let put = |epoch| Write::new(key("k"), WriteKind::Put("v".into())).in_epoch(epoch);
         first.write(put(Some(1)), deadline()).await.unwrap();
-        let switch = BucketConfig { write_epoch: Some(2), ..BucketConfig::new("b") };
+        let mut switch = BucketConfig::new("b");
+        switch.write_epoch = Some(2);
         backend.update(switch, deadline()).await.unwrap();
         let written = first.write(put(Some(2)), deadline()).await.unwrap();
         let folder = match closes {
