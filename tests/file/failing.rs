@@ -159,7 +159,7 @@ async fn failed_store_is_unhealthy_and_answers_nothing() {
         return;
     }
     let folder = Folder::new("unhealthy");
-    let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", "inject=fsync,fdatasync:error=EIO:when=14+"];
+    let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", "inject=fsync,fdatasync:error=EIO:when=40+"];
     let arguments = [folder.file().display().to_string()];
     let command = child::command(&wrapper, "file::failing::failed_store_process", &arguments);
     let said = tokio::task::spawn_blocking(move || {

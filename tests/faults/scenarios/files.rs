@@ -173,7 +173,7 @@ pub(crate) async fn disk_full(name: &'static str, effort: Effort) -> Row {
     let (began, mut row) = (Instant::now(), Row::new(name));
     let Some(disk) = SmallDisk::new(name, 3) else { return row };
     let mut erased_while_full = 0;
-    for round in 0..effort.of(3, 20_u32) {
+    for round in 0..effort.of(2, 10_u32) {
         let backend = match disk.0.open().await {
             Ok(backend) => backend,
             Err(error) => {
@@ -219,8 +219,8 @@ pub(crate) async fn disk_full(name: &'static str, effort: Effort) -> Row {
                 Err(error) => row.violations.push(format!("round {round}: an erasure: {error}")),
             }
         }
-        // With room, the same store accepts writes.
-        disk.grow(4 + round);
+        // With room for the WAL, the same store accepts writes.
+        disk.grow(3 + 8 * (round + 1));
         for entry in found.iter().skip(40) {
             match erase(entry.key.as_str()).await {
                 Ok(_) => row.counts.ok += 1,

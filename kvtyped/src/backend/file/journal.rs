@@ -347,7 +347,11 @@ impl Journal {
                 self.mark();
             }
             Ok(()) => {}
-            Err(error) => drop(self.failed_tidying(&error)),
+            Err(error) => {
+                // After the next commit again: there is room if a commit succeeds.
+                self.wal_pages = WAL_PAGES + 1;
+                self.failed_tidying(&error);
+            }
         }
     }
 
@@ -416,7 +420,10 @@ impl Journal {
                 Ok(())
             }
             // Everything is durable in the journal, so the next open continues.
-            Err(error) if is_full(&error) => Ok(()),
+            Err(error) if is_full(&error) => {
+                let _ = schema::truncate_wal(&self.db);
+                Ok(())
+            }
             Err(error) => Err(format!("`{}` cannot be tidied up: {error}", self.paths.name())),
         }
     }

@@ -52,6 +52,9 @@ pub(super) async fn open(options: FileOptions) -> Result<(Arc<OpenFile>, LocalBa
     if cfg!(not(unix)) && options.mode.is_some() {
         return Err(Error::invalid_config("`mode` is a permission of Unix, and this system has none"));
     }
+    if options.mode.is_some_and(|mode| !FileOptions::is_valid_mode(mode)) {
+        return Err(Error::invalid_config(FileOptions::INVALID_MODE));
+    }
     let paths = Paths::new(&options.path)?;
     let slot = {
         let mut registry = registry();
