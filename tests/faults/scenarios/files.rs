@@ -49,7 +49,7 @@ async fn compare(row: &mut Row, folder: &Folder, printed: &Printed, fault: &str)
 /// Kills a writer again and again, on one file.
 pub(crate) async fn killed(name: &'static str, effort: Effort) -> Row {
     let (began, folder, mut row) = (Instant::now(), Folder::new(name), Row::new(name));
-    for round in 0..effort.of(8, 200) {
+    for round in 0..effort.of(5, 200) {
         let job = Job { workers: 4, rounds: 0, sync: round % 4 != 3 };
         // Some rounds end during the open.
         let lines = [300, 0, 1_500, 1, 50][round % 5];
@@ -72,7 +72,7 @@ pub(crate) async fn power_lost(name: &'static str, effort: Effort) -> Row {
         return row;
     }
     let calls = power::record(true).await;
-    row.faults = effort.of(40, 500);
+    row.faults = effort.of(25, 500);
     row.counts.ok = calls.iter().filter(|call| matches!(call, trace::Call::Print(_))).count();
     let (wrong, first) = power::losses(&calls, row.faults).await;
     if wrong > 0 {
@@ -91,7 +91,7 @@ pub(crate) async fn power_lost_unsynced(name: &'static str, effort: Effort) -> R
         return row;
     }
     let calls = power::record(false).await;
-    row.faults = effort.of(40, 200);
+    row.faults = effort.of(15, 200);
     let (wrong, _) = power::losses(&calls, row.faults).await;
     if wrong == 0 {
         row.violations.push("the check finds no lost write".to_owned());
