@@ -61,6 +61,12 @@ pub(crate) async fn store_of(records: u64) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_records_survive_a_reopen() {
+    store_of(10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute"]
 async fn hundred_thousand_records_survive_a_reopen() {
     store_of(100_000).await;
 }

@@ -107,7 +107,7 @@ pub(crate) async fn taken_over(name: &'static str, effort: Effort) -> Row {
     let (began, folder, mut row) = (Instant::now(), Folder::new(name), Row::new(name));
     for round in 0..effort.of(4, 40) {
         let writer = started(&folder.file(), Job { workers: 2, rounds: 0, sync: true }, 100).await;
-        let refused = folder.store().timeout(SECOND / 4).await;
+        let refused = folder.store().timeout(SECOND).await;
         match refused.as_ref().map_err(kvtyped::Error::kind) {
             Err(ErrorKind::InUse { process, .. }) if process.contains(&writer.id().to_string()) => {}
             other => row.violations.push(format!("round {round}: a second process got {other:?}")),
@@ -173,7 +173,7 @@ pub(crate) async fn disk_full(name: &'static str, effort: Effort) -> Row {
     let (began, mut row) = (Instant::now(), Row::new(name));
     let Some(disk) = SmallDisk::new(name, 3) else { return row };
     let mut erased_while_full = 0;
-    for round in 0..effort.of(2, 10_u32) {
+    for round in 0..effort.of(2, 5_u32) {
         let backend = match disk.0.open().await {
             Ok(backend) => backend,
             Err(error) => {
@@ -220,7 +220,7 @@ pub(crate) async fn disk_full(name: &'static str, effort: Effort) -> Row {
             }
         }
         // With room for the WAL, the same store accepts writes.
-        disk.grow(3 + 8 * (round + 1));
+        disk.grow(3 + 6 * (round + 1));
         for entry in found.iter().skip(40) {
             match erase(entry.key.as_str()).await {
                 Ok(_) => row.counts.ok += 1,

@@ -86,12 +86,16 @@ fn acquire(options: &FileOptions, paths: &Paths, mode: u32, progress: &Progress)
     let patience = options.timeout.saturating_sub(options.timeout / 8);
     loop {
         match LockFile::acquire(&paths.lock, mode) {
-            Ok(lock) => return Ok(lock),
+            Ok(lock) => {
+                progress.wait_for(None);
+                return Ok(lock);
+            }
             Err(LockError::Io(error)) => return Err(io(paths, error)),
             Err(LockError::InUse(process)) => {
                 if started.elapsed() + pause >= patience || progress.is_cancelled() {
                     return Err(Error::new(ErrorKind::InUse { file: paths.name(), process }));
                 }
+                progress.wait_for(Some(process));
             }
         }
         std::thread::sleep(pause);

@@ -15,7 +15,7 @@ use super::options::FileOptions;
 use super::paths::Paths;
 use crate::backend::local::backend::LocalBackend;
 use crate::backend::local::shared::LocalShared;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The storage system in the status of a bucket.
 const BACKING_STORE: &str = "file";
@@ -126,6 +126,10 @@ impl OpenFile {
             Ok(Ok(shared)) => shared?,
             Ok(Err(_)) => return Err(Error::unavailable(format!("the thread of `{}` panicked", paths.name()))),
             Err(_) => {
+                // On a busy computer, the thread may be late.
+                if let Some(process) = progress.holder() {
+                    return Err(Error::new(ErrorKind::InUse { file: paths.name(), process }));
+                }
                 let rows = progress.rows.load(Ordering::Relaxed);
                 return Err(Error::unavailable(format!(
                     "`{}` did not open within {:?}, and {rows} rows are loaded; raise the timeout",
