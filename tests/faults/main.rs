@@ -93,7 +93,7 @@ async fn run(scenarios: impl Iterator<Item = &'static Scenario>, effort: Effort,
             }
         }
     }
-    // Stores in files have a table of their own, so that a run of their scenarios alone can be saved.
+    // Stores in files have a separate table, so that a run of their scenarios alone can be saved.
     let (files, servers): (Vec<_>, Vec<_>) = rows.into_iter().partition(report::Row::is_of_files);
     for rows in [servers, files].iter().filter(|rows| !rows.is_empty()) {
         let table = report::table(rows);

@@ -9,6 +9,9 @@
 //! 4. Heals everything and awaits [`Run::recover`].
 //! 5. Ends with [`Run::finish`], which checks everything that was recorded.
 //!
+//! A scenario whose name begins with `file-` has a store in a file and no server. `-- --save` writes these scenarios to a
+//! separate table.
+//!
 //! [`Run::note`] and [`Run::violation`] add further results. A `quick` scenario must end within half a minute with
 //! `effort.quick`.
 
