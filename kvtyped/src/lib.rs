@@ -329,15 +329,21 @@ pub mod performance {}
     all(feature = "axum-0_8", feature = "tower", feature = "tower-sessions-0_15"),
     doc = include_str!("../docs/cookbook-web.md")
 )]
+#[doc(alias("cron", "etag", "feature flags", "idempotency key", "job queue", "multi-tenant", "pagination"))]
+#[doc(alias("presence", "rate limiting", "secondary index", "service discovery", "session"))]
+#[doc(alias("tombstone", "unique", "upsert"))]
 pub mod cookbook {}
 
 #[doc = include_str!("../docs/migrating.md")]
+#[doc(alias("etcd", "redis"))]
 pub mod migrating {}
 
 #[doc = include_str!("../docs/comparison.md")]
 pub mod comparison {}
 
 #[doc = include_str!("../docs/operating.md")]
+#[doc(alias("backup", "health check", "limits", "metrics", "opentelemetry", "prometheus", "readiness"))]
+#[doc(alias("restore", "shutdown", "sigterm", "tracing", "upgrade"))]
 pub mod operating {}
 
 #[doc = include_str!("../docs/changing-a-model.md")]
