@@ -369,7 +369,8 @@ async fn writer_role_needs_subjects_of_indexes() {
         (name.to_owned(), whole.replace(plain, &format!("{plain}\n{}", lines.join("\n"))))
     };
     let reader = ("reader".to_owned(), block("Reader"));
-    let site = TestAccounts::new(&[with("full", &[entries, purge]), with("writer", &[entries]), with("old", &[]), reader]);
+    let site =
+        TestAccounts::new(&[with("full", &[entries, purge]), with("writer", &[entries]), with("old", &[]), reader]);
     let site = site.await;
     let backend = async |user: &str| {
         let url = url(site.server(), user, &if user == "admin" { String::new() } else { format!("_INBOX_{user}") });
@@ -383,7 +384,8 @@ async fn writer_role_needs_subjects_of_indexes() {
     let denied = Denied::default();
     let key = |text: &str| kvtyped::Key::new(text).expect("a legal key");
     for user in ["full", "writer", "old", "reader"] {
-        let bucket = backend(user).await.open("sessions", deadline()).await.expect("it may be opened").expect("it exists");
+        let bucket =
+            backend(user).await.open("sessions", deadline()).await.expect("it may be opened").expect("it exists");
         let on = key(&format!("session.tenant.{user}"));
         let write = bucket.write(Write::index_entry(on.clone(), "claim".into()), deadline());
         if user == "old" || user == "reader" {
@@ -404,7 +406,8 @@ async fn writer_role_needs_subjects_of_indexes() {
         assert_eq!(bucket.status(deadline()).await.expect("it may be read").values, 2 * RECORDS);
     }
     for user in ["writer", "full"] {
-        let bucket = backend(user).await.open("sessions", deadline()).await.expect("it may be opened").expect("it exists");
+        let bucket =
+            backend(user).await.open("sessions", deadline()).await.expect("it may be opened").expect("it exists");
         let on = key("session.tenant.writer");
         let erase = bucket.purge_through(KeySpace::Index, &on, Revision::new(u64::MAX), deadline());
         match user {

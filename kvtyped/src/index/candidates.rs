@@ -109,7 +109,8 @@ mod tests {
     }
 
     fn candidates() -> Candidates {
-        let positions = [("a", "1"), ("a", "2"), ("b", "1"), ("c", "9")].map(|(value, key)| position(value, key)).to_vec();
+        let positions =
+            [("a", "1"), ("a", "2"), ("b", "1"), ("c", "9")].map(|(value, key)| position(value, key)).to_vec();
         Candidates { positions, is_descending: false, taken: 0 }
     }
 

@@ -1,5 +1,6 @@
 //! `count_by`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -94,8 +95,10 @@ impl<T: KvModel> CountBy<'_, T> {
         if let Some(info) = lookup.info() {
             bucket.check_readable(info, deadline).await?;
         }
-        let patterns = lookup.patterns();
-        let counts = patterns.iter().map(|pattern| raw.count_keys(KeySpace::Index, pattern, deadline));
+        let counts = lookup.patterns().into_iter().map(|pattern| {
+            let raw = Arc::clone(raw);
+            async move { raw.count_keys(KeySpace::Index, &pattern, deadline).await }
+        });
         stream::iter(counts).buffer_unordered(CONCURRENCY).try_fold(0, async |sum, count| Ok(sum + count)).await
     }
 }

@@ -109,7 +109,10 @@ mod tests {
         let replaced = cursor.clone().position(created + Duration::from_nanos(1), &TEAM).unwrap_err();
         assert!(matches!(replaced.kind(), ErrorKind::BucketReplaced), "{replaced}");
         let other = IndexInfo::new("tags", IndexKind::Many, "{tags}");
-        assert!(matches!(cursor.clone().position(created, &other).unwrap_err().kind(), ErrorKind::InvalidConfig { .. }));
+        assert!(matches!(
+            cursor.clone().position(created, &other).unwrap_err().kind(),
+            ErrorKind::InvalidConfig { .. }
+        ));
         assert!(!format!("{cursor:?}").contains("core"), "no value in the debug output");
         for wrong in ["", "abc", "abc~team~a", "+abc~team~a~b", "abc~team~a~b~c", "ABC~team~a~b"] {
             assert!(wrong.parse::<IndexCursor>().is_err(), "{wrong}");

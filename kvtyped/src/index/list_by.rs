@@ -16,7 +16,7 @@ use super::page::{Found, read_page};
 use crate::backend::{Deadline, Read};
 use crate::bucket::verb::verb;
 use crate::bucket::{Entry, ReadBucket};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::index::{IndexInfo, Lookup, Many, values_of};
 use crate::model::{Indexed, KvModel};
 
@@ -236,9 +236,10 @@ impl<T: KvModel> Listing<T> {
                     self.candidates.has_left(&Position { value: value.to_owned(), key })
                 };
                 let values = values_of::<T>(record);
-                let mut matching = values.of_index(self.lookup.index()).map(|value| &*value.text);
-                let is_here = matching.clone().any(|value| value == position.value);
-                if !is_here && matching.any(|value| self.lookup.matches_value(value) && comes_later(value)) {
+                let matching: Vec<_> = values.of_index(self.lookup.index()).map(|value| &*value.text).collect();
+                let is_here = matching.contains(&&*position.value);
+                let moves = |value: &&str| self.lookup.matches_value(value) && comes_later(value);
+                if !is_here && matching.iter().any(moves) {
                     continue;
                 }
                 if !yielded.insert(record.key().clone()) {
