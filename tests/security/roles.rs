@@ -369,9 +369,8 @@ async fn writer_role_needs_subjects_of_indexes() {
         (name.to_owned(), whole.replace(plain, &format!("{plain}\n{}", lines.join("\n"))))
     };
     let reader = ("reader".to_owned(), block("Reader"));
-    let site =
-        TestAccounts::new(&[with("full", &[entries, purge]), with("writer", &[entries]), with("old", &[]), reader]);
-    let site = site.await;
+    let users = [with("full", &[entries, purge]), with("writer", &[entries]), with("old", &[]), reader];
+    let site = TestAccounts::new(&users).await;
     let backend = async |user: &str| {
         let url = url(site.server(), user, &if user == "admin" { String::new() } else { format!("_INBOX_{user}") });
         NatsBackend::connect(&url, NatsOptions::new()).await.expect("it is let in")
