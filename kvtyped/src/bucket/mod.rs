@@ -54,6 +54,7 @@ mod write;
 mod modify;
 mod delete;
 mod touch;
+pub(crate) mod index;
 mod put_many;
 mod write_raw;
 mod copy_window;
