@@ -7,7 +7,7 @@ use futures::stream;
 
 use super::handle::Bucket;
 use super::verb::verb;
-use crate::backend::{RawEntry, ScanItem, ScanRequest, next_output};
+use crate::backend::{KeySpace, RawEntry, ScanItem, ScanRequest, next_output};
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::model::KvModel;
@@ -130,7 +130,7 @@ impl<T: KvModel> Compact<'_, T> {
             drop(scanned);
             let is_last = old.len() < ROUND;
             let erase = |(key, revision): (Key, Revision)| async move {
-                raw.purge_through(&key, revision, bucket.deadline(timeout)).await
+                raw.purge_through(KeySpace::Records, &key, revision, bucket.deadline(timeout)).await
             };
             let mut erased = stream::iter(old).map(erase).buffer_unordered(AT_ONCE);
             while let Some(entries) = next_output(&mut erased).await.transpose()? {

@@ -10,7 +10,7 @@ use super::handle::{Bucket, BucketInner};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
-use crate::backend::{Deadline, Precondition, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind};
+use crate::backend::{Deadline, KeySpace, Precondition, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -325,7 +325,7 @@ impl<T: KvModel> Bucket<T> {
         if marker.is_some() || !markers.expect_foreign() {
             return CasStart::NoRecord(marker.unwrap_or_default());
         }
-        match raw.read(key, ReadAt::Newest(Read::Any), deadline).await {
+        match raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await {
             // The nearest server may be behind, and the record may be gone.
             Ok(Some(entry)) if !entry.is_removed() => CasStart::LeaderRead,
             Ok(Some(marker)) => CasStart::NoRecord(marker.revision),

@@ -2,6 +2,7 @@
 
 mod drift;
 mod epochs;
+mod index_entries;
 mod source;
 
 pub use self::drift::{Difference, Drift};
@@ -72,6 +73,13 @@ pub struct BucketConfig {
     /// Whether a [transaction](crate::Bucket::transaction) can apply several writes atomically. By default, a new
     /// bucket that is not a mirror supports batches if the server does (2.12.1).
     pub atomic: Option<bool>,
+    /// Whether the bucket stores the entries of indexes, under a second subject of its stream. Off by default; a model
+    /// with an index turns it on. It cannot be turned off.
+    ///
+    /// Other clients do not see the entries. `max_bytes` counts them. In a bucket with a [`ttl`](Self::ttl), they need
+    /// [`limit_markers`](Self::limit_markers): without them, entries that never expire are lost when a server restarts.
+    /// A mirror copies the entries of its origin if it copies all keys, and sources copy none.
+    pub index_entries: Option<bool>,
     /// Whether writes name a write epoch, and which other writes the bucket accepts. Unset by default: the bucket has
     /// no write epochs. Set it in every program that opens the bucket, or on the model
     /// (`#[kv(write_epochs = "open")]`).
@@ -199,6 +207,7 @@ impl BucketConfig {
         self.replicas.get_or_insert(1);
         self.compression.get_or_insert(false);
         self.atomic.get_or_insert(atomic && self.mirror.is_none());
+        self.index_entries.get_or_insert(false);
         let rollups = *self.rollups.get_or_insert(true);
         let markers_fit = self.max_bytes.is_none() && self.max_value_size.is_none_or(|size| size >= 256);
         if limit_markers && rollups && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
@@ -260,6 +269,9 @@ impl BucketConfig {
         }
         if self.mirror.is_some() && self.atomic == Some(true) {
             return wrong("atomic", "is not for a mirror; set it on the original bucket".into());
+        }
+        if self.mirror.is_some() && self.index_entries == Some(true) {
+            return wrong("index_entries", "is not for a mirror; set it on the original bucket".into());
         }
         if self.mirror.is_some() && (self.write_epochs.is_some() || self.write_epoch.is_some()) {
             return wrong("write_epochs", "is not for a mirror; set it on the original bucket".into());

@@ -296,6 +296,14 @@ impl Error {
         )
     }
 
+    /// Returns the error of an index entry in a bucket without index entries.
+    pub(crate) fn no_index_entries(bucket: &str) -> Self {
+        Self::unsupported(
+            "a bucket with index entries; open it with its model and `.on_drift(Drift::Update)`",
+            format!("bucket `{bucket}` without index entries"),
+        )
+    }
+
     /// Returns the error of a purge in a bucket without rollups.
     pub(crate) fn no_rollups(bucket: &str) -> Self {
         Self::unsupported(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
+use crate::backend::{Backoff, Batch, KeySpace, Precondition, Read, Write, WriteKind};
 use crate::bucket::content::Content;
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
@@ -165,7 +165,7 @@ impl<T: KvModel> Transaction<'_, T> {
     /// [`Revision::ZERO`] means that the key must have no entry, not even a delete marker.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
         match self.encode(key) {
-            Ok(key) => self.checks.push(Precondition { key, revision }),
+            Ok(key) => self.checks.push(Precondition { space: KeySpace::Records, key, revision }),
             Err(error) => self.fail(error),
         }
         self
@@ -222,7 +222,7 @@ impl<T: KvModel> Transaction<'_, T> {
         let deadline = bucket.deadline(timeout);
         let expected = steps.iter().filter_map(StagedWrite::precondition).chain(checks.clone());
         let seen: Vec<_> = expected.filter(|precondition| precondition.revision > Revision::ZERO).collect();
-        for Precondition { key, revision } in &seen {
+        for Precondition { key, revision, .. } in &seen {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
@@ -318,7 +318,7 @@ impl StagedWrite {
         match self.expected {
             ExpectedRevision::Anything => None,
             ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
-                Some(Precondition { key: self.key.clone(), revision })
+                Some(Precondition { space: KeySpace::Records, key: self.key.clone(), revision })
             }
         }
     }

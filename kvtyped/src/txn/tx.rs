@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{Batch, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
+use crate::backend::{Batch, Deadline, KeySpace, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::{BucketSchema, check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};
@@ -51,7 +51,10 @@ impl ReadWriteSet {
     /// Returns the revision of each key that was read, as a precondition.
     pub(super) fn read_preconditions(&self) -> Vec<Precondition> {
         let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-        self.read.iter().map(|(key, entry)| Precondition { key: key.clone(), revision: revision(entry) }).collect()
+        self.read
+            .iter()
+            .map(|(key, entry)| Precondition { space: KeySpace::Records, key: key.clone(), revision: revision(entry) })
+            .collect()
     }
 
     /// Returns the schema versions that the bucket must take.
@@ -94,7 +97,7 @@ impl TxAttempt {
         if let Some(entry) = self.set().read.get(key) {
             return Ok(entry.clone());
         }
-        let entry = self.raw.read(key, ReadAt::Newest(self.read), self.deadline).await?;
+        let entry = self.raw.read(KeySpace::Records, key, ReadAt::Newest(self.read), self.deadline).await?;
         // If two futures read the key at once, both receive the result of the first.
         Ok(self.set().read.entry(key.clone()).or_insert(entry).clone())
     }

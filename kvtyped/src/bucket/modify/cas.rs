@@ -2,7 +2,7 @@
 
 use super::decision::{CasDecision, CasLimits, CasOutcome, CasStart};
 use super::retry::{CasAttempts, CasRetry, is_unchanged};
-use crate::backend::{Deadline, OperationId, Precondition, RawEntry, Read, ReadAt};
+use crate::backend::{Deadline, KeySpace, OperationId, Precondition, RawEntry, Read, ReadAt};
 use crate::bucket::content::Content;
 use crate::bucket::handle::{Bucket, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,12 +26,12 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) async fn read_leader(&self, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
         let raw = &self.inner.raw;
         if self.config().may_be_behind() {
-            match raw.read(key, ReadAt::Newest(Read::Leader), deadline).await {
+            match raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Leader), deadline).await {
                 Err(error) if error.is_denied() => {}
                 read => return read,
             }
         }
-        raw.read(key, ReadAt::Newest(Read::Any), deadline).await
+        raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await
     }
 
     pub(crate) async fn write_conditionally(
@@ -77,7 +77,7 @@ impl<T: KvModel> Bucket<T> {
             CasStart::NoRecord(marker) => (None, marker),
             CasStart::Read | CasStart::LeaderRead => {
                 let read = if matches!(start, CasStart::Read) { Read::Any } else { Read::Leader };
-                let newest = raw.read(key, ReadAt::Newest(read), deadline).await.map_err(located)?;
+                let newest = raw.read(KeySpace::Records, key, ReadAt::Newest(read), deadline).await.map_err(located)?;
                 let expected = revision_of(&newest);
                 (newest, expected)
             }
