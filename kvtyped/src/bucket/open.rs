@@ -97,7 +97,10 @@ pub struct OpenBucket<T> {
 impl<T: KvModel> OpenBucket<T> {
     pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, context: Arc<StoreContext>) -> Self {
         let (presence, drift, schema) = (Presence::Any, Drift::default(), Drift::default());
-        let (config, key_codec) = (T::settings(), T::KEY_CODEC);
+        let (mut config, key_codec) = (T::settings(), T::KEY_CODEC);
+        if !T::__INDEXES.is_empty() {
+            config.index_entries = Some(true);
+        }
         Self {
             backend,
             config,
@@ -185,7 +188,8 @@ impl<T: KvModel> OpenBucket<T> {
     /// gets of the origin, so a read of either bucket with [`Read::Any`](crate::Read::Any) may be older than its last
     /// write.
     pub fn mirror(self, origin: Source) -> Self {
-        self.set(|config| config.mirror = Some(origin))
+        // A mirror copies the index entries of its origin.
+        self.set(|config| (config.mirror, config.index_entries) = (Some(origin), None))
     }
 
     /// Sets the buckets whose writes are copied into this one (ADR-57). The bucket itself stays writable.

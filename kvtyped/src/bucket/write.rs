@@ -8,6 +8,7 @@ use super::content::{Content, Target};
 use super::decode;
 use super::handle::{Bucket, BucketInner};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
+use super::modify::retry::{CasAttempts, CasRetry};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
 use crate::backend::{Deadline, KeySpace, Precondition, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind};
@@ -244,6 +245,9 @@ impl<T: KvModel> Bucket<T> {
         on: Option<&Precondition>,
         deadline: Deadline,
     ) -> Result<Revision> {
+        if !T::__INDEXES.is_empty() && content.index.is_some() {
+            return Box::pin(self.send_indexed(key, content, expected, on, deadline)).await;
+        }
         // A marker with a TTL may expire, so it is not remembered.
         let leaves_a_marker = content.ttl.is_none() && !content.is_put();
         let target = content.target;
@@ -265,6 +269,48 @@ impl<T: KvModel> Bucket<T> {
             self.inner.tombstones.remember(key.clone(), revision, epoch);
         }
         Ok(revision)
+    }
+
+    /// Sends one write of an indexed model. It replaces the entry that was read, so that its index entries are known. A
+    /// write without an expected revision is retried until it is applied.
+    async fn send_indexed(
+        &self,
+        key: &Key,
+        content: Content,
+        expected: Option<Revision>,
+        on: Option<&Precondition>,
+        deadline: Deadline,
+    ) -> Result<Revision> {
+        let raw = &self.inner.raw;
+        if let Some(expected) = expected.filter(|revision| *revision > Revision::ZERO) {
+            self.check_identity(key, expected, deadline).await?;
+        }
+        let (mut retry, mut attempts) = (CasRetry::new(), CasAttempts::new(None));
+        let mut base = raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
+        let mut is_confirmed = !self.config().may_be_behind();
+        loop {
+            let found = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+            if let Some(expected) = expected.filter(|expected| *expected != found) {
+                if !is_confirmed {
+                    is_confirmed = true;
+                    base = self.read_leader(key, deadline).await?;
+                    continue;
+                }
+                let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(found) });
+                return Err(self.explain_conflict(conflict, deadline).await);
+            }
+            match self.write_indexed(key, (base.as_ref(), found), content.clone(), on, deadline).await {
+                Ok((revision, _)) => return Ok(revision),
+                Err(conflict) if matches!(conflict.kind(), ErrorKind::Conflict { .. }) => {
+                    retry.observe_conflict(&conflict);
+                    attempts.record_conflict(conflict, deadline)?;
+                }
+                Err(error) => return Err(error),
+            }
+            let read = retry.read(&**raw, key, deadline).await;
+            base = read.map_err(|error| attempts.explain_timeout(error))?;
+            is_confirmed = true;
+        }
     }
 
     async fn send_conditional(

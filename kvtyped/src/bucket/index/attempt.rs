@@ -150,6 +150,18 @@ pub(crate) struct Attempt<K, S> {
     end: Option<End<K, S>>,
 }
 
+impl<S> SlotChanges<S> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.claims.is_empty() && self.lost.is_empty()
+    }
+}
+
+impl<S> Default for SlotChanges<S> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), claims: Vec::new(), lost: Vec::new() }
+    }
+}
+
 impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
     /// Creates an attempt to write the record of `key` over the revision `expected`.
     pub(crate) fn new(key: K, expected: Revision, changes: SlotChanges<S>, means: Means) -> Self {
@@ -221,6 +233,11 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
             Task::Record => self.apply_record(&reply),
         }
         self.finish_claims_only();
+    }
+
+    /// Ends the attempt after an error. The record is certainly not stored.
+    pub(crate) fn abandon(&mut self) {
+        self.end.get_or_insert(End::Retry { at_least: self.expected });
     }
 
     /// Returns what to erase after the end, each up to a revision. Crashes before or during the erasure are harmless.

@@ -4,6 +4,9 @@
 
 pub(crate) mod attempt;
 pub(crate) mod clean;
+pub(crate) mod slot;
+pub(crate) mod store;
+mod write;
 
 #[cfg(test)]
 mod tests;
