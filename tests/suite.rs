@@ -26,6 +26,7 @@ mod group;
 mod handles;
 mod ids;
 mod import_circles;
+mod index_lookups;
 mod inspect;
 mod key_codecs;
 mod keys;
