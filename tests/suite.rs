@@ -27,6 +27,8 @@ mod handles;
 mod ids;
 mod import_circles;
 mod index_lookups;
+mod index_probe;
+mod index_writes;
 mod inspect;
 mod key_codecs;
 mod keys;

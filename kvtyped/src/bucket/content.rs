@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::backend::{Operation, RawEntry, RecordHeaders, Write, WriteKind};
 use crate::key::Key;
-use crate::model::index::IndexValues;
+use crate::model::index::{IndexInfo, IndexValues};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
@@ -31,6 +31,8 @@ pub(crate) struct Target {
     pub(crate) writes: u32,
     /// The newest version that the program knows.
     pub(crate) knows: u32,
+    /// The indexes that the program knows.
+    pub(crate) indexes: &'static [IndexInfo],
 }
 
 impl Content {

@@ -91,4 +91,4 @@ pub(crate) use self::counters::CounterBucket;
 pub(crate) use self::modify::retry::CasAttempts;
 pub(crate) use self::precondition::{FencePrecondition, FenceResult};
 pub(crate) use self::schema_state::BucketSchema;
-pub(crate) use self::write::{check_ttl, parse_ttl};
+pub(crate) use self::write::{check_ttl, parse_marker_ttl};

@@ -137,10 +137,21 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     }
 }
 
-pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
+fn parse_ttl(asked: Duration) -> Result<Ttl> {
     Ttl::new(asked).ok_or_else(|| {
         Error::invalid_config(format!("the TTL is {asked:?}; it must be from 1 s to a century (ADR-43)"))
     })
+}
+
+/// Checks the TTL of a delete marker. The markers of an indexed model must outlive every write in flight.
+pub(crate) fn parse_marker_ttl<T: KvModel>(asked: Duration) -> Result<Ttl> {
+    let least = BucketConfig::INDEX_MARKERS;
+    if !T::__INDEXES.is_empty() && asked < least {
+        return Err(Error::invalid_config(format!(
+            "the TTL of a delete marker is {asked:?}; it must be at least {least:?} for a model with indexes"
+        )));
+    }
+    parse_ttl(asked)
 }
 
 /// Checks that the headers of a raw record can be sent.

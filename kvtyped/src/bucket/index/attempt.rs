@@ -84,8 +84,8 @@ pub(crate) enum Task {
 pub(crate) enum End<K, S> {
     /// The record is stored with this revision.
     Written(Revision),
-    /// The claims are held, and no record was to be written.
-    Claimed,
+    /// The entries are stored and the claims held, and no record was to be written.
+    Stored,
     /// The record may be stored, or may still be.
     Unknown,
     /// Another writer came first. Read the record again, at this revision or a later one.
@@ -101,8 +101,8 @@ pub(crate) enum Means {
     Singly,
     /// One batch.
     Batch,
-    /// The claims alone, for a record that has the values already.
-    ClaimsOnly,
+    /// The entries and claims alone, for a record that has the values already.
+    SlotsOnly,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -168,13 +168,15 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
         let SlotChanges { entries, claims, lost } = changes;
         let first = match means {
             Means::Batch => ClaimStep::Planned { over: Revision::ZERO, is_guess: true },
-            Means::Singly | Means::ClaimsOnly => ClaimStep::Write { over: Revision::ZERO, replaces_own: false },
+            Means::Singly | Means::SlotsOnly => ClaimStep::Write { over: Revision::ZERO, replaces_own: false },
         };
-        let entry = |slot| EntryTask { slot, step: EntryStep::Create };
+        // An entry that exists may be about to be erased by an earlier writer of the record.
+        let entry_step = if means == Means::SlotsOnly { EntryStep::Put } else { EntryStep::Create };
+        let entry = |slot| EntryTask { slot, step: entry_step };
         let claim = |slot| ClaimTask { slot, step: first.clone() };
         let (entries, claims) = (entries.into_iter().map(entry).collect(), claims.into_iter().map(claim).collect());
         let mut attempt = Self { key, expected, means, entries, claims, lost, end: None };
-        attempt.finish_claims_only();
+        attempt.finish_slots_only();
         attempt
     }
 
@@ -184,6 +186,11 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
 
     pub(crate) fn expected(&self) -> Revision {
         self.expected
+    }
+
+    /// Whether the attempt plans a claim whose revision no read has confirmed.
+    pub(crate) fn has_guess(&self) -> bool {
+        self.claims.iter().any(|claim| matches!(claim.step, ClaimStep::Planned { is_guess: true, .. }))
     }
 
     /// Returns the end of the attempt, once nothing is pending.
@@ -232,7 +239,7 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
             Task::Claim(index) => self.apply_claim(index, reply),
             Task::Record => self.apply_record(&reply),
         }
-        self.finish_claims_only();
+        self.finish_slots_only();
     }
 
     /// Ends the attempt after an error. The record is certainly not stored.
@@ -258,7 +265,7 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
                 });
                 entries.chain(claims).collect()
             }
-            Some(End::Claimed | End::Unknown) | None => Vec::new(),
+            Some(End::Stored | End::Unknown) | None => Vec::new(),
         }
     }
 
@@ -274,10 +281,11 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
         Effect::Commit { entries, claims: self.claims.iter().filter_map(planned).collect() }
     }
 
-    fn finish_claims_only(&mut self) {
+    fn finish_slots_only(&mut self) {
         let holds_all = self.claims.iter().all(|claim| matches!(claim.step, ClaimStep::Held(_)));
-        if self.means == Means::ClaimsOnly && holds_all {
-            self.end.get_or_insert(End::Claimed);
+        let stores_all = self.entries.iter().all(|entry| matches!(entry.step, EntryStep::Stored(_)));
+        if self.means == Means::SlotsOnly && holds_all && stores_all {
+            self.end.get_or_insert(End::Stored);
         }
     }
 
@@ -298,7 +306,7 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
         let retry = |at_least| Some(End::Retry { at_least });
         let write = |over, replaces_own| match self.means {
             Means::Batch => ClaimStep::Planned { over, is_guess: false },
-            Means::Singly | Means::ClaimsOnly => ClaimStep::Write { over, replaces_own },
+            Means::Singly | Means::SlotsOnly => ClaimStep::Write { over, replaces_own },
         };
         match (step.clone(), reply) {
             (ClaimStep::Write { replaces_own, .. }, Reply::Written(revision)) => {

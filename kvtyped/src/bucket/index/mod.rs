@@ -7,6 +7,8 @@ pub(crate) mod clean;
 pub(crate) mod slot;
 pub(crate) mod store;
 mod write;
+pub(crate) mod batch;
+pub(crate) mod repair;
 
 #[cfg(test)]
 mod tests;

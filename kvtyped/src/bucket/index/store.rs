@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::attempt::{Claim, Reply};
 use super::slot::Slot;
 use crate::backend::{Deadline, KeySpace, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind, run_in_background};
-use crate::bucket::content::Content;
+use crate::bucket::content::{Content, Target};
 use crate::bucket::decode;
 use crate::bucket::handle::ReadBucket;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -75,16 +75,32 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Reads the record that a claim or an entry names, at the leader.
     pub(crate) async fn read_owner(&self, owner: &Key, slot: &Slot, deadline: Deadline) -> Result<Reply<Key>> {
+        self.read_owner_as(owner, slot, stored_values::<T>, deadline).await
+    }
+
+    /// Works like [`read_owner`](Self::read_owner), for a record of another model.
+    pub(crate) async fn read_owner_as(
+        &self,
+        owner: &Key,
+        slot: &Slot,
+        values_of: fn(Option<&RawEntry>) -> Option<IndexValues>,
+        deadline: Deadline,
+    ) -> Result<Reply<Key>> {
         let at = ReadAt::Newest(Read::Leader);
         let entry = self.inner.raw.read(KeySpace::Records, owner, at, deadline).await?;
         // A record that does not decode may have the value.
-        let has_value = stored_values::<T>(entry.as_ref()).is_none_or(|values| slot.is_value_of(&values));
+        let has_value = values_of(entry.as_ref()).is_none_or(|values| slot.is_value_of(&values));
         Ok(Reply::Owner { revision: entry.map_or(Revision::ZERO, |entry| entry.revision), has_value })
     }
 
     /// Writes a record again unchanged if it has this revision, with the rest of its life. Zero writes a delete marker.
-    pub(crate) async fn rewrite_owner(&self, owner: &Key, revision: Revision, deadline: Deadline) -> Result<Reply<Key>> {
-        let target = self.schema().target::<T>()?;
+    pub(crate) async fn rewrite_owner(
+        &self,
+        owner: &Key,
+        revision: Revision,
+        target: Option<Target>,
+        deadline: Deadline,
+    ) -> Result<Reply<Key>> {
         let at = ReadAt::Newest(Read::Leader);
         let entry = match revision {
             Revision::ZERO => None,

@@ -17,12 +17,12 @@ use crate::model::KvModel;
 use crate::revision::Revision;
 
 /// A write of a record over a known revision.
-struct RecordWrite<'a> {
-    write: Write,
-    expected: Revision,
-    target: Option<Target>,
-    on: Option<&'a Precondition>,
-    deadline: Deadline,
+pub(super) struct RecordWrite<'a> {
+    pub(super) write: Write,
+    pub(super) expected: Revision,
+    pub(super) target: Option<Target>,
+    pub(super) on: Option<&'a Precondition>,
+    pub(super) deadline: Deadline,
 }
 
 impl<T: KvModel> ReadBucket<T> {
@@ -70,7 +70,8 @@ impl<T: KvModel> ReadBucket<T> {
             && (config.storage == Some(Storage::Memory) || config.replicas.is_some_and(|replicas| replicas > 1))
     }
 
-    async fn drive(
+    /// Performs the effects of an attempt until it ends.
+    pub(super) async fn drive(
         &self,
         mut attempt: Attempt<Key, Slot>,
         mut record: RecordWrite<'_>,
@@ -115,7 +116,8 @@ impl<T: KvModel> ReadBucket<T> {
                     let actual = (*at_least > record.expected).then_some(*at_least);
                     Error::new(ErrorKind::Conflict { expected: record.expected, actual })
                 })),
-                End::Claimed | End::Unknown => Err(record.deadline.error().unknown_outcome()),
+                End::Stored => Ok((Revision::ZERO, record.write.id)),
+                End::Unknown => Err(record.deadline.error().unknown_outcome()),
             };
         }
     }
@@ -133,7 +135,7 @@ impl<T: KvModel> ReadBucket<T> {
                 self.write_slot(slot, claim_body(key, *expected), Some(*over), *deadline).await
             }
             Effect::ReadOwner { owner, slot } => self.read_owner(owner, slot, *deadline).await,
-            Effect::Rewrite { owner, revision } => self.rewrite_owner(owner, *revision, *deadline).await,
+            Effect::Rewrite { owner, revision } => self.rewrite_owner(owner, *revision, *target, *deadline).await,
             Effect::WriteRecord => {
                 self.inner.write(write.clone(), *on, *target, *deadline).await.map(Reply::Written)
             }
