@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use kvtyped::backend::{Deadline, KeySpace, ListKeysRequest, RawBucket, RawEntry, Read, ReadAt};
-use kvtyped::key::{Key, Pattern};
-use kvtyped::model::RawRecord;
+use kvtyped::RawRecord;
+use kvtyped::key::{Key, ModelKey, Pattern};
 use kvtyped::model::index::{Claim, claim_key, entry_key, values_of};
 use kvtyped::prelude::*;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use kvtyped::key::ModelKey;
 use kvtyped::prelude::*;
 use kvtyped::{Change, ErrorKind};
 
@@ -38,7 +39,8 @@ on_both_backends! {
         probe.settle(&set(["user.email.lovelace", "user.tags.b.1", "user.tags.c.1"])).await;
         users.purge(&ada.key()).await.unwrap();
         probe.settle(&set([])).await;
-        let gone = users.transform(&ada.key(), |found| {
+        let key = ada.key();
+        let gone = users.transform(&key, |found| {
             assert!(found.is_none());
             Change::Put(user(1, "ada"))
         });
@@ -131,7 +133,7 @@ on_both_backends! {
 
     async fn one_of_a_hundred_writers_gets_a_unique_value(world: World) {
         let probe = IndexProbe::new(&world).await;
-        for round in 0..3 {
+        for round in 0..3_u64 {
             let mail = format!("mail{round}");
             let create = |id| {
                 let (users, mail) = (probe.users.clone(), mail.clone());
@@ -149,7 +151,7 @@ on_both_backends! {
 
     async fn unique_value_survives_writers_that_die(world: World) {
         let probe = IndexProbe::new(&world).await;
-        for round in 0..3 {
+        for round in 0..3_u64 {
             let mail = format!("mail{round}");
             let create = |id: u64| {
                 let (users, mail) = (probe.users.clone(), mail.clone());

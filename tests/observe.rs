@@ -56,6 +56,7 @@ const BUILDERS: &[(&str, &str)] = &[
     ("Purge", "purge"),
     ("Put", "put"),
     ("PutMany", "put_many"),
+    ("Resolve", "resolve"),
     ("Rewrite", "rewrite"),
     ("SwitchVersion", "switch_version"),
     ("Touch", "touch"),
@@ -217,6 +218,7 @@ async fn every_operation(store: &Store) {
     sessions.get(key).await.unwrap();
     read.get_many(&keys).await.unwrap();
     read.get_many(&keys).results().await.unwrap();
+    assert_eq!(read.resolve(keys.iter().cloned().map(kvtyped::model::Ref::new)).await.unwrap().len(), 2);
     sessions.touch(key).ttl(Duration::from_secs(60)).await.unwrap();
     sessions.modify(key, |session| session.visits += 1).await.unwrap();
     sessions.try_modify(key, |_| Err::<(), _>("no")).await.unwrap_err();

@@ -21,7 +21,7 @@ pub use crate::model::upgraded::{
     version_names_codec,
 };
 pub use crate::model::{DecodeError, DowngradeTo, Refusal, UpgradeFrom};
-pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, SingleRevision, VersionField};
+pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, Ref, SingleRevision, VersionField};
 
 use crate::key::unescape;
 

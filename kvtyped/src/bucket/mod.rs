@@ -22,7 +22,7 @@
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
-// | `get`, `get_many`, `history`, `count`, `list` | reads |
+// | `get`, `get_many`, `resolve`, `history`, `count`, `list` | reads |
 // | `write`, `modify`, `delete`, `touch`, `put_many`, `write_raw` | writes |
 // | `copy_window`, `copy` | a copy in another store |
 // | `compact` | removal of old delete markers |
@@ -49,6 +49,7 @@ mod open;
 mod open_raw;
 mod get;
 mod get_many;
+mod resolve;
 mod history;
 mod count;
 mod list;
@@ -83,6 +84,7 @@ pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
 pub use self::open_raw::OpenRawBucket;
 pub use self::put_many::{DeleteMany, PutMany, WriteManyResults, WriteProgress};
+pub use self::resolve::{Resolve, Resolved};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 pub use self::write_raw::RawWrite;

@@ -5,13 +5,14 @@ use std::fmt;
 use std::time::Duration;
 
 use super::declared_model::DeclaredModel;
+use super::required;
 use crate::backend::{Backoff, Batch, Deadline, KeySpace, Precondition, Read, Write, WriteKind};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::KvModel;
+use crate::model::{Indexable, KvModel, Ref};
 use crate::revision::Revision;
 
 const OPERATION: &str = "commit";
@@ -51,8 +52,8 @@ impl<T: KvModel> Bucket<T> {
     /// # }
     /// ```
     pub fn transaction(&self) -> Transaction<'_, T> {
-        let (steps, checks) = (Vec::new(), Vec::new());
-        Transaction { bucket: self, steps, checks, fence: None, deferred_error: None, timeout: None }
+        let (steps, checks, required) = (Vec::new(), Vec::new(), Vec::new());
+        Transaction { bucket: self, steps, checks, required, fence: None, deferred_error: None, timeout: None }
     }
 }
 
@@ -62,6 +63,8 @@ pub struct Transaction<'a, T> {
     bucket: &'a Bucket<T>,
     steps: Vec<StagedWrite>,
     checks: Vec<Precondition>,
+    /// The keys whose records must exist.
+    required: Vec<Key>,
     /// The precondition of a fenced transaction.
     fence: Option<Precondition>,
     /// The first error of the builder.
@@ -175,6 +178,48 @@ impl<T: KvModel> Transaction<'_, T> {
         self
     }
 
+    /// Applies the transaction only if the record of each reference in a field exists: of a
+    /// [`Ref`](crate::model::Ref), or of an `Option` or a list of references.
+    ///
+    /// The commit reads the records, and checks that they are unchanged when it writes. A record that changes meanwhile
+    /// is read again. A record that the transaction itself writes exists. Each record counts as a check.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// use kvtyped::model::Ref;
+    ///
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "app", key = "team.{name}")]
+    /// # struct Team { name: String }
+    /// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// #[kv(bucket = "app", key = "user.{id}")]
+    /// struct User { id: u64, team: Ref<Team> }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let users: Bucket<User> = Store::memory().bucket().await?;
+    /// # let ada = User { id: 1, team: Ref::new(TeamKey::new("core")) };
+    ///
+    /// let error = users.transaction().put(&ada).exists(&ada.team).commit().await.unwrap_err();
+    /// assert!(error.is_not_found() && error.key() == Some("team.core"));
+    ///
+    /// let team = Team { name: "core".into() };
+    /// users.transaction().put(&team).put(&ada).exists(&ada.team).commit().await?;
+    /// users.transaction().put(&ada).exists(&ada.team).commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exists<M: KvModel, F: Indexable<Value = Ref<M>>>(mut self, field: &F) -> Self {
+        field.each_value(&mut |reference| {
+            let member = DeclaredModel::new::<T>().check::<M>(self.bucket.name());
+            match member.and_then(|()| Ok(reference.key().encode()?)) {
+                Ok(key) if self.required.contains(&key) => {}
+                Ok(key) => self.required.push(key),
+                Err(error) => self.fail(error),
+            }
+        });
+        self
+    }
+
     /// Applies the transaction only while another record is unchanged.
     pub(crate) fn with_fence(mut self, fence: FenceResult) -> Self {
         match self.bucket.resolve_fence(fence) {
@@ -218,7 +263,7 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     async fn run(self) -> Result<Committed> {
-        let Self { bucket, mut steps, checks, fence, deferred_error: wrong, timeout } = self;
+        let Self { bucket, mut steps, checks, mut required, fence, deferred_error: wrong, timeout } = self;
         if let Some(error) = wrong {
             return Err(error);
         }
@@ -230,13 +275,23 @@ impl<T: KvModel> Transaction<'_, T> {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
+        for step in &steps {
+            if required.contains(&step.key) && !matches!(step.content.kind, WriteKind::Put(_)) {
+                return Err(required::is_removed(&step.key));
+            }
+        }
+        required.retain(|key| !steps.iter().any(|step| step.key == *key));
+        let mut existing = required::read(&**raw, &required, deadline).await?;
         let targets: Vec<_> = steps.iter().filter_map(|step| step.content.target).collect();
         if steps.iter().any(|step| step.indexes.is_some()) {
-            return bucket.commit_steps(&steps, &checks, fence.as_ref(), &targets, deadline).await;
+            return bucket.commit_steps(&steps, (&checks, &required), fence.as_ref(), &targets, deadline).await;
         }
         let mut backoff = Backoff::contention_of_batches();
         loop {
-            let batch = Batch { writes: steps.iter().map(StagedWrite::write).collect(), preconditions: checks.clone() };
+            let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
+            let existing_only = existing.iter().filter(|existing| !is_checked(&existing.key));
+            let preconditions = checks.iter().chain(existing_only).cloned().collect();
+            let batch = Batch { writes: steps.iter().map(StagedWrite::write).collect(), preconditions };
             let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
             let conflict = match bucket.commit_batch(batch, &targets, deadline).await {
                 Ok(revisions) => {
@@ -255,7 +310,8 @@ impl<T: KvModel> Transaction<'_, T> {
             // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
             let found = raw.read_many(&created, Read::Leader, deadline).await?;
-            let mut is_updated = false;
+            let now = required::read(&**raw, &required, deadline).await?;
+            let mut is_updated = std::mem::replace(&mut existing, now) != existing;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
                 if entry.is_some_and(|entry| !entry.is_removed()) {
@@ -318,7 +374,7 @@ impl<T: KvModel> Bucket<T> {
     async fn commit_steps(
         &self,
         steps: &[StagedWrite],
-        checks: &[Precondition],
+        (checks, required): (&[Precondition], &[Key]),
         fence: Option<&Precondition>,
         targets: &[Target],
         deadline: Deadline,
@@ -327,6 +383,10 @@ impl<T: KvModel> Bucket<T> {
         let keys: Vec<_> = steps.iter().map(|step| step.key.clone()).collect();
         let mut backoff = Backoff::contention_of_batches();
         loop {
+            let existing = required::read(&**raw, required, deadline).await?;
+            let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
+            let existing = existing.into_iter().filter(|existing| !is_checked(&existing.key));
+            let preconditions = checks.iter().cloned().chain(existing).collect();
             let found = raw.read_many(&keys, Read::Leader, deadline).await?;
             let mut records = Vec::with_capacity(steps.len());
             for (step, base) in steps.iter().zip(found) {
@@ -351,7 +411,7 @@ impl<T: KvModel> Bucket<T> {
                 let indexed = step.indexes.zip(index).map(|(indexes, new)| (base, new, indexes));
                 records.push(BatchRecord { write, indexed });
             }
-            let conflict = match self.commit_indexed(records, checks.to_vec(), targets, deadline).await {
+            let conflict = match self.commit_indexed(records, preconditions, targets, deadline).await {
                 Ok(written) => {
                     let revisions = written.iter().map(|(revision, id)| self.record_write(*revision, id));
                     return Ok(Committed { revisions: revisions.collect() });
@@ -408,12 +468,13 @@ impl StagedWrite {
 /// Shows keys, and no values.
 impl<T: KvModel> fmt::Debug for Transaction<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, steps, checks, fence: _, deferred_error: _, timeout } = self;
+        let Self { bucket, steps, checks, required, fence: _, deferred_error: _, timeout } = self;
         let keys: Vec<_> = steps.iter().map(|step| step.key.as_str()).collect();
         f.debug_struct("Transaction")
             .field("bucket", bucket)
             .field("writes", &keys)
             .field("checks", checks)
+            .field("required", required)
             .field("timeout", timeout)
             .finish_non_exhaustive()
     }
