@@ -8,8 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use kvtyped::backend::{Deadline, KeySpace, ListKeysRequest, RawBucket, RawEntry, Read, ReadAt};
 use kvtyped::RawRecord;
+use kvtyped::backend::{Deadline, KeySpace, ListKeysRequest, RawBucket, RawEntry, Read, ReadAt};
 use kvtyped::key::{Key, ModelKey, Pattern};
 use kvtyped::model::index::{Claim, claim_key, entry_key, values_of};
 use kvtyped::prelude::*;

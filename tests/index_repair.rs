@@ -138,7 +138,10 @@ on_both_backends! {
 }
 
 /// Without an epoch, a program that does not know the index would write records without entries.
-async fn old_program_writes_during_a_build(world: World, epochs: bool) -> (IndexProbe, Result<Revision, kvtyped::Error>) {
+async fn old_program_writes_during_a_build(
+    world: World,
+    epochs: bool,
+) -> (IndexProbe, Result<Revision, kvtyped::Error>) {
     let name = unique("users");
     let open = world.store.bucket::<Plain>().name(&name);
     let open = if epochs { open.write_epochs(WriteEpochs::Closed) } else { open };

@@ -17,6 +17,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
+use crate::index_probe::User;
 use crate::layering::files;
 use crate::support::sentinels::{PASSWORD, VALUE};
 use crate::support::{Document, DocumentKey, Session, on_both_backends, unique};
@@ -25,6 +26,7 @@ use crate::support::{Document, DocumentKey, Session, on_both_backends, unique};
 /// [`every_operation`].
 const BUILDERS: &[(&str, &str)] = &[
     ("Acquire", "acquire"),
+    ("BuildIndex", "build_index"),
     ("Campaign", "campaign"),
     ("CheckSchema", "check_schema"),
     ("Compact", "compact"),
@@ -67,6 +69,7 @@ const BUILDERS: &[(&str, &str)] = &[
     ("TryModify", "try_modify"),
     ("UntilReady", "until_ready"),
     ("Update", "update"),
+    ("VerifyIndexes", "verify_indexes"),
     ("WaitFor", "wait_for"),
     ("Watch", "watch"),
     ("WriteManyResults", "write_many"),
@@ -242,6 +245,9 @@ async fn every_operation(store: &Store) {
     let _ = sessions.migrate().await;
     let _ = sessions.migrate().dry_run().await;
     let _ = sessions.rewrite(.., |_| Change::Keep).await;
+    let users: Bucket<User> = store.bucket().name(unique("users")).await.unwrap();
+    users.verify_indexes().await.unwrap();
+    users.build_index("team").await.unwrap();
     let raw = store.raw(sessions.name()).await.unwrap();
     copy_bucket(&raw, store).name(unique("copy")).await.unwrap();
     sessions.put_many(&all).await.unwrap();

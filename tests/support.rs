@@ -103,7 +103,9 @@ impl World {
     pub(crate) async fn backend(&self) -> Arc<dyn Backend> {
         match &self.place {
             Place::Memory(memory) => Arc::clone(memory) as _,
-            Place::Url(url) => Arc::new(NatsBackend::connect(url, NatsOptions::new()).await.expect("the server is there")),
+            Place::Url(url) => {
+                Arc::new(NatsBackend::connect(url, NatsOptions::new()).await.expect("the server is there"))
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! and [`Bucket`] adds the writing ones.
 
 // Each module imports only from modules above it. Exceptions: `handle` imports `modify/key_queue.rs`, and `write` imports
-// `modify/decision.rs`.
+// `modify/decision.rs` and `modify/retry.rs`.
 //
 // | file | content |
 // |---|---|
@@ -23,6 +23,7 @@
 // | `identity` | detection of a replaced bucket |
 // | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
 // | `get`, `get_many`, `resolve`, `history`, `count`, `list` | reads |
+// | `index` | the index entries and claims of written records |
 // | `write`, `modify`, `delete`, `touch`, `put_many`, `write_raw` | writes |
 // | `copy_window`, `copy` | a copy in another store |
 // | `compact` | removal of old delete markers |
@@ -53,11 +54,11 @@ mod resolve;
 mod history;
 mod count;
 mod list;
+pub(crate) mod index;
 mod write;
 mod modify;
 mod delete;
 mod touch;
-pub(crate) mod index;
 mod put_many;
 mod write_raw;
 mod copy_window;

@@ -44,6 +44,10 @@ impl<T: KvModel> Bucket<T> {
     /// of 200 bytes. Returns [`ErrorKind::Invalid`] if the validation function of the model refuses the record, and
     /// [`ErrorKind::SchemaMoved`] if the bucket was switched to a schema version that this program cannot write.
     ///
+    /// Returns [`ErrorKind::NotUnique`] if another record has a value of a unique index. In a model with indexes, the
+    /// write reads the stored record first, and replaces exactly that record. It is retried until it is applied, and
+    /// returns [`ErrorKind::RetriesExhausted`] after 100 lost attempts.
+    ///
     /// If the acknowledgement is lost and the stored entry does not reveal the result, the outcome is `Unknown`: a
     /// server that hangs may apply the write later. If a late write must not overwrite a newer record, use `update` or
     /// `modify`.
@@ -74,7 +78,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `AlreadyExists`, with the revision of the existing record.
+    /// Returns `AlreadyExists`, with the revision of the existing record, and [`ErrorKind::NotUnique`] if another record
+    /// has a value of a unique index.
     ///
     /// # Cancel safety
     ///
@@ -102,7 +107,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `Conflict`, with the actual revision if the server reports it.
+    /// Returns `Conflict`, with the actual revision if the server reports it, and [`ErrorKind::NotUnique`] if another
+    /// record has a value of a unique index.
     ///
     /// # Cancel safety
     ///

@@ -103,9 +103,7 @@ impl HttpError {
             | ErrorKind::AlreadyExists
             | ErrorKind::NotUnique { .. }
             | ErrorKind::Aborted
-            | ErrorKind::Fenced => {
-                StatusCode::CONFLICT
-            }
+            | ErrorKind::Fenced => StatusCode::CONFLICT,
             ErrorKind::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::InvalidKey | ErrorKind::Invalid { .. } | ErrorKind::FingerprintMismatch => {
                 StatusCode::UNPROCESSABLE_ENTITY

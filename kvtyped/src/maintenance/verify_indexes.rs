@@ -7,10 +7,10 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::backend::{Deadline, KeySpace, ListKeysRequest, RawEntry, ScanRequest};
-use crate::bucket::{Bucket, ReadBucket};
 use crate::bucket::index::clean::CleanEnd;
 use crate::bucket::index::repair::is_same;
 use crate::bucket::index::slot::Slot;
+use crate::bucket::{Bucket, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Pattern};
 use crate::model::index::{IndexInfo, Indexed, claims, entries, parse_claim, parse_entry};
@@ -162,7 +162,8 @@ impl<T: Indexed> VerifyIndexes<'_, T> {
         for (index, info) in T::__INDEXES.iter().enumerate().filter(|(_, info)| !info.is_eventual) {
             check_entries(bucket, (index, info), repair, timeout, &mut report.indexes[index]).await?;
         }
-        let is_kept = |check: &IndexCheck| T::__INDEXES.iter().any(|info| info.name == check.index && !info.is_eventual);
+        let is_kept =
+            |check: &IndexCheck| T::__INDEXES.iter().any(|info| info.name == check.index && !info.is_eventual);
         report.indexes.retain(is_kept);
         Ok(report)
     }

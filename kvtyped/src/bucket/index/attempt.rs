@@ -128,12 +128,18 @@ struct ClaimTask<K, S> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ClaimStep<K> {
     /// The claim is to be written. `replaces_own` if this record had claimed the value before.
-    Write { over: Revision, replaces_own: bool },
+    Write {
+        over: Revision,
+        replaces_own: bool,
+    },
     Read,
     ReadOwner(Claim<K>),
     RewriteOwner(Claim<K>, Revision),
     /// The claim is part of the batch. `is_guess` if no read has confirmed its revision.
-    Planned { over: Revision, is_guess: bool },
+    Planned {
+        over: Revision,
+        is_guess: bool,
+    },
     /// This attempt holds the claim. With a revision if no earlier attempt of the record can depend on the claim.
     Held(Option<Revision>),
 }
@@ -346,8 +352,7 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
     }
 
     fn apply_record(&mut self, reply: &Reply<K>) {
-        let is_guess =
-            |claim: &&mut ClaimTask<K, S>| matches!(claim.step, ClaimStep::Planned { is_guess: true, .. });
+        let is_guess = |claim: &&mut ClaimTask<K, S>| matches!(claim.step, ClaimStep::Planned { is_guess: true, .. });
         match reply {
             Reply::Written(revision) => self.end = Some(End::Written(*revision)),
             Reply::Unknown => self.end = Some(End::Unknown),

@@ -86,7 +86,7 @@ impl<T: KvModel> ReadBucket<T> {
                     for Member { attempt, position, .. } in &mut members {
                         let revision = revisions.get(*position).copied().unwrap_or_default();
                         attempt.apply(Task::Record, Reply::Written(revision));
-                        self.erase_slots(attempt.erasures()).await;
+                        self.erase_slots(attempt.key(), attempt.erasures()).await;
                     }
                     return Ok(revisions.into_iter().zip(ids).collect());
                 }
@@ -131,9 +131,7 @@ impl<T: KvModel> ReadBucket<T> {
                         }
                         None => self.read_owner_as(owner, slot, *values_of, deadline).await,
                     },
-                    Effect::Rewrite { owner, revision } => {
-                        self.rewrite_owner(owner, *revision, target, deadline).await
-                    }
+                    Effect::Rewrite { owner, revision } => self.rewrite_owner(owner, *revision, target, deadline).await,
                     _ => Ok(Reply::Refused),
                 }
             }));

@@ -65,9 +65,8 @@ impl<K: Clone + Eq, S: Clone + Eq> Cleaning<K, S> {
             (CleanStep::ReadClaim, Reply::Claim(Some(claim))) => {
                 CleanStep::ReadOwner { owner: claim.owner.clone(), claim: Some(claim) }
             }
-            (CleanStep::ReadClaim, Reply::Claim(None)) | (CleanStep::ReadOwner { .. }, Reply::Owner { has_value: true, .. }) => {
-                CleanStep::Ended(CleanEnd::Keep)
-            }
+            (CleanStep::ReadClaim, Reply::Claim(None))
+            | (CleanStep::ReadOwner { .. }, Reply::Owner { has_value: true, .. }) => CleanStep::Ended(CleanEnd::Keep),
             (CleanStep::ReadOwner { owner, claim }, Reply::Owner { revision, .. }) => match &claim {
                 // The claim is dead: no write over `expects` can succeed.
                 Some(claim) if revision > claim.expects => CleanStep::Ended(CleanEnd::Erase(claim.revision)),

@@ -33,7 +33,9 @@ impl<T: KvModel> ReadBucket<T> {
             let at = ReadAt::Newest(Read::Leader);
             let found = self.inner.raw.read(KeySpace::Index, &slot.key, at, deadline).await?;
             let holds = match slot.info::<T>().is_some_and(IndexInfo::is_unique) {
-                true => found.is_some_and(|entry| super::store::stored_claim(&entry).is_ok_and(|claim| claim.owner == *key)),
+                true => {
+                    found.is_some_and(|entry| super::store::stored_claim(&entry).is_ok_and(|claim| claim.owner == *key))
+                }
                 false => found.is_some(),
             };
             Ok((!holds).then_some(slot))
@@ -48,8 +50,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Returns `NotUnique` if another record has a value, and `Conflict` if another writer came first.
     pub(crate) async fn store_slots(&self, entry: &RawEntry, slots: Vec<Slot>, deadline: Deadline) -> Result<()> {
-        let (claims, entries) =
-            slots.into_iter().partition(|slot| slot.info::<T>().is_some_and(IndexInfo::is_unique));
+        let (claims, entries) = slots.into_iter().partition(|slot| slot.info::<T>().is_some_and(IndexInfo::is_unique));
         let changes = SlotChanges { entries, claims, lost: Vec::new() };
         let attempt = Attempt::new(entry.key.clone(), entry.revision, changes, Means::SlotsOnly);
         let write = Write::new(entry.key.clone(), WriteKind::Delete);

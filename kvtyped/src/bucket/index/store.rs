@@ -10,8 +10,8 @@ use crate::bucket::decode;
 use crate::bucket::handle::ReadBucket;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
-use crate::model::index::{self, IndexValues, values_of};
 use crate::model::KvModel;
+use crate::model::index::{self, IndexInfo, IndexValues, values_of};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
@@ -134,22 +134,32 @@ impl<T: KvModel> ReadBucket<T> {
         Ok(reply)
     }
 
-    /// Erases entries and claims, each up to a revision, while the caller continues. A slot that stays is harmless, so
-    /// errors are ignored: the user may lack the permission, or the connection may be lost.
-    pub(crate) async fn erase_slots(&self, erasures: Vec<(Slot, Revision)>) {
+    /// Erases entries and claims of a record, each up to a revision, while the caller continues. A slot that stays is
+    /// harmless, so errors are ignored: the user may lack the permission, or the connection may be lost.
+    pub(crate) async fn erase_slots(&self, owner: &Key, erasures: Vec<(Slot, Revision)>) {
         if erasures.is_empty() {
             return;
         }
-        let bucket = self.clone();
+        let (bucket, owner) = (self.clone(), owner.clone());
         run_in_background(async move {
             let deadline = bucket.deadline(None);
             for (slot, through) in erasures {
-                let erased = bucket.inner.raw.purge_through(KeySpace::Index, &slot.key, through, deadline).await;
-                if let Err(error) = erased {
+                if let Err(error) = bucket.erase_slot(&owner, &slot, through, deadline).await {
                     tracing::debug!(bucket = bucket.name(), %error, "an index entry was not erased");
                 }
             }
         })
         .await;
+    }
+
+    async fn erase_slot(&self, owner: &Key, slot: &Slot, mut through: Revision, deadline: Deadline) -> Result<()> {
+        if slot.info::<T>().is_some_and(IndexInfo::is_unique) {
+            // The claim may be that of another record: a client that does not know the index can store one value twice.
+            match self.read_claim(slot, deadline).await? {
+                Reply::Claim(Some(claim)) if claim.owner == *owner => through = through.min(claim.revision),
+                _ => return Ok(()),
+            }
+        }
+        self.inner.raw.purge_through(KeySpace::Index, &slot.key, through, deadline).await.map(drop)
     }
 }

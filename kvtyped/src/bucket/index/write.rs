@@ -100,12 +100,12 @@ impl<T: KvModel> ReadBucket<T> {
                 // A record whose outcome is unknown may be stored, so its entries stay.
                 if error.outcome() == Outcome::NotApplied {
                     attempt.abandon();
-                    self.erase_slots(attempt.erasures()).await;
+                    self.erase_slots(attempt.key(), attempt.erasures()).await;
                 }
                 return Err(error);
             }
             let Some(end) = attempt.end() else { continue };
-            self.erase_slots(attempt.erasures()).await;
+            self.erase_slots(attempt.key(), attempt.erasures()).await;
             return match end {
                 End::Written(revision) => Ok((*revision, record.write.id)),
                 End::NotUnique { slot, owner } => {
@@ -136,9 +136,7 @@ impl<T: KvModel> ReadBucket<T> {
             }
             Effect::ReadOwner { owner, slot } => self.read_owner(owner, slot, *deadline).await,
             Effect::Rewrite { owner, revision } => self.rewrite_owner(owner, *revision, *target, *deadline).await,
-            Effect::WriteRecord => {
-                self.inner.write(write.clone(), *on, *target, *deadline).await.map(Reply::Written)
-            }
+            Effect::WriteRecord => self.inner.write(write.clone(), *on, *target, *deadline).await.map(Reply::Written),
             Effect::Commit { entries, claims } => {
                 let entries = entries.iter().map(|slot| Write::index_entry(slot.key.clone(), Default::default()));
                 let claim = |(slot, over): &(Slot, Revision)| {
@@ -152,7 +150,10 @@ impl<T: KvModel> ReadBucket<T> {
                         None => Err(Error::unavailable("the server returned no revision").unknown_outcome()),
                     },
                     Err(error) => match on {
-                        Some(on) if is_conflict(&error) && is_superseded(&*self.inner.raw, on, &error, *deadline).await? => {
+                        Some(on)
+                            if is_conflict(&error)
+                                && is_superseded(&*self.inner.raw, on, &error, *deadline).await? =>
+                        {
                             Err(Error::new(ErrorKind::Fenced))
                         }
                         _ if is_conflict(&error) && error.key() != Some(key.as_str()) => write_reply(Err(error)),

@@ -273,7 +273,9 @@ impl World {
             let mut erasures = std::mem::take(&mut self.processes[process].erasures);
             if !model.is(Mutant::ErasureReadsRevisionLate) {
                 // Every later write of the slot has a later revision.
-                erasures.retain(|(slot, through)| *through == u64::MAX || (1..=*through).contains(&self.revision_of(*slot)));
+                erasures.retain(|(slot, through)| {
+                    *through == u64::MAX || (1..=*through).contains(&self.revision_of(*slot))
+                });
             }
             self.processes[process].erasures = erasures;
         }
@@ -282,7 +284,9 @@ impl World {
     /// Returns the violated invariant, if any.
     pub(super) fn violation(&self, model: &Model) -> Option<&'static str> {
         let live = || (0..KEYS).filter(|key| self.records[*key].value != NONE);
-        if model.has_entries && self.is_readable && live().any(|key| self.entries[key][self.records[key].value as usize] == 0)
+        if model.has_entries
+            && self.is_readable
+            && live().any(|key| self.entries[key][self.records[key].value as usize] == 0)
         {
             return Some("a record has a value without an entry");
         }
@@ -304,10 +308,7 @@ impl World {
     /// Performs an effect for a process and returns its reply.
     pub(super) fn perform(&mut self, model: &Model, on: &InFlight) -> Reply<u8> {
         let InFlight { process, key, expected, effect } = on;
-        let is_cleaner = matches!(
-            model.programs[*process],
-            Program::CleanEntry { .. } | Program::CleanClaim { .. }
-        );
+        let is_cleaner = matches!(model.programs[*process], Program::CleanEntry { .. } | Program::CleanClaim { .. });
         let written = |revision| Reply::Written(Revision::new(revision));
         match effect {
             Effect::CreateEntry(slot) | Effect::PutEntry(slot) => {

@@ -147,8 +147,7 @@ fn write(model: &Model, world: &World, process: usize, (key, value, means): (u8,
             }
             let mut next = world.clone();
             let changes = changes(model, key, record.value, value);
-            next.processes[process].attempt =
-                Some(Attempt::new(key, Revision::new(record.revision), changes, means));
+            next.processes[process].attempt = Some(Attempt::new(key, Revision::new(record.revision), changes, means));
             push(out, process, Action::Read(*record), next);
         }
         return;
