@@ -17,6 +17,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
+use crate::index_probe::User;
 use crate::layering::files;
 use crate::support::sentinels::{PASSWORD, VALUE};
 use crate::support::{Document, DocumentKey, Session, on_both_backends, unique};
@@ -25,23 +26,27 @@ use crate::support::{Document, DocumentKey, Session, on_both_backends, unique};
 /// [`every_operation`].
 const BUILDERS: &[(&str, &str)] = &[
     ("Acquire", "acquire"),
+    ("BuildIndex", "build_index"),
     ("Campaign", "campaign"),
     ("CheckSchema", "check_schema"),
     ("Compact", "compact"),
     ("CopyBucket", "copy"),
     ("Count", "count"),
+    ("CountBy", "count_by"),
     ("CountVersions", "schema_versions"),
     ("Create", "create"),
     ("Delete", "delete"),
     ("DeleteMany", "delete_many"),
     ("DryRun", "migrate_dry_run"),
     ("Get", "get"),
+    ("GetBy", "get_by"),
     ("GetMany", "get_many"),
     ("GetManyResults", "get_many"),
     ("History", "history"),
     ("Join", "join"),
     ("Keys", "keys"),
     ("List", "list"),
+    ("ListBy", "list_by"),
     ("Lock", "lock"),
     ("Migrate", "migrate"),
     ("Modify", "modify"),
@@ -56,6 +61,7 @@ const BUILDERS: &[(&str, &str)] = &[
     ("Purge", "purge"),
     ("Put", "put"),
     ("PutMany", "put_many"),
+    ("Resolve", "resolve"),
     ("Rewrite", "rewrite"),
     ("SwitchVersion", "switch_version"),
     ("Touch", "touch"),
@@ -66,6 +72,7 @@ const BUILDERS: &[(&str, &str)] = &[
     ("TryModify", "try_modify"),
     ("UntilReady", "until_ready"),
     ("Update", "update"),
+    ("VerifyIndexes", "verify_indexes"),
     ("WaitFor", "wait_for"),
     ("Watch", "watch"),
     ("WriteManyResults", "write_many"),
@@ -217,6 +224,7 @@ async fn every_operation(store: &Store) {
     sessions.get(key).await.unwrap();
     read.get_many(&keys).await.unwrap();
     read.get_many(&keys).results().await.unwrap();
+    assert_eq!(read.resolve(keys.iter().cloned().map(kvtyped::model::Ref::new)).await.unwrap().len(), 2);
     sessions.touch(key).ttl(Duration::from_secs(60)).await.unwrap();
     sessions.modify(key, |session| session.visits += 1).await.unwrap();
     sessions.try_modify(key, |_| Err::<(), _>("no")).await.unwrap_err();
@@ -240,6 +248,9 @@ async fn every_operation(store: &Store) {
     let _ = sessions.migrate().await;
     let _ = sessions.migrate().dry_run().await;
     let _ = sessions.rewrite(.., |_| Change::Keep).await;
+    let users: Bucket<User> = store.bucket().name(unique("users")).await.unwrap();
+    users.verify_indexes().await.unwrap();
+    users.build_index("team").await.unwrap();
     let raw = store.raw(sessions.name()).await.unwrap();
     copy_bucket(&raw, store).name(unique("copy")).await.unwrap();
     sessions.put_many(&all).await.unwrap();

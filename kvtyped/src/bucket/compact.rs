@@ -8,6 +8,7 @@ use futures::stream;
 use super::handle::Bucket;
 use super::verb::verb;
 use crate::backend::{KeySpace, RawEntry, ScanItem, ScanRequest, next_output};
+use crate::config::BucketConfig;
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::model::KvModel;
@@ -47,6 +48,9 @@ impl<T: KvModel> Bucket<T> {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// In a bucket with index entries, markers younger than [`BucketConfig::INDEX_MARKERS`](crate::config::BucketConfig::INDEX_MARKERS)
+    /// stay.
     ///
     /// # Errors
     ///
@@ -98,6 +102,10 @@ impl<T: KvModel> Compact<'_, T> {
     async fn steps(self) -> Result<Compacted> {
         let Self { bucket, older_than, timeout } = self;
         let raw = bucket.raw("compact")?;
+        let older_than = match bucket.config().index_entries {
+            Some(true) => older_than.max(BucketConfig::INDEX_MARKERS),
+            _ => older_than,
+        };
         let before = raw.status(bucket.deadline(timeout)).await?;
         let is_old = |entry: &RawEntry| {
             entry.is_removed() && before.now.duration_since(entry.created).unwrap_or_default() >= older_than

@@ -177,6 +177,11 @@ impl BucketConfig {
     /// The default [`limit_markers`](Self::limit_markers) of a new bucket.
     pub const LIMIT_MARKERS: Duration = Duration::from_secs(300);
 
+    /// The shortest life of the delete markers of a model with indexes, and the default of
+    /// [`limit_markers`](Self::limit_markers) in a bucket with index entries. A marker must outlive every write in
+    /// flight: a create that is applied after the marker is gone could store a record without its entries.
+    pub const INDEX_MARKERS: Duration = Duration::from_secs(600);
+
     /// The write epoch of a new bucket.
     pub(crate) const FIRST_WRITE_EPOCH: u64 = 1;
 
@@ -211,7 +216,8 @@ impl BucketConfig {
         let rollups = *self.rollups.get_or_insert(true);
         let markers_fit = self.max_bytes.is_none() && self.max_value_size.is_none_or(|size| size >= 256);
         if limit_markers && rollups && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
-            self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
+            let markers = if self.index_entries == Some(true) { Self::INDEX_MARKERS } else { Self::LIMIT_MARKERS };
+            self.limit_markers.get_or_insert(markers);
         }
         self.limit_markers = self.limit_markers.filter(|stay| !stay.is_zero());
         if self.write_epochs.is_some() {

@@ -148,11 +148,14 @@ impl Error {
 
     /// Whether another writer came first. Read the record again before the next write.
     ///
-    /// `true` for `Conflict`, `AlreadyExists` and `RetriesExhausted`.
+    /// `true` for `Conflict`, `AlreadyExists`, `NotUnique` and `RetriesExhausted`.
     pub fn is_conflict(&self) -> bool {
         matches!(
             self.0.kind,
-            ErrorKind::Conflict { .. } | ErrorKind::AlreadyExists | ErrorKind::RetriesExhausted { .. }
+            ErrorKind::Conflict { .. }
+                | ErrorKind::AlreadyExists
+                | ErrorKind::NotUnique { .. }
+                | ErrorKind::RetriesExhausted { .. }
         )
     }
 

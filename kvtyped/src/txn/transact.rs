@@ -186,6 +186,9 @@ impl<T: KvModel> Bucket<T> {
         if view.is_read_only() {
             return if view.reads() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
         }
+        if view.is_indexed() {
+            return self.commit_records(view, deadline).await;
+        }
         let batch = view.batch();
         let records = batch.preconditions.iter().filter(|precondition| precondition.space == KeySpace::Records);
         for precondition in records.filter(|precondition| precondition.revision > Revision::ZERO) {
@@ -197,6 +200,28 @@ impl<T: KvModel> Bucket<T> {
             Ok(revisions) => {
                 revisions.into_iter().zip(&ids).for_each(|(revision, id)| {
                     self.record_write(revision, id);
+                });
+                Ok(())
+            }
+            Err(error) => Err(self.explain_conflict(error, deadline).await),
+        }
+    }
+
+    /// Commits the writes with the index entries of their records.
+    async fn commit_records(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
+        let raw = self.raw(OPERATION)?;
+        let keys = view.unread();
+        let entries = raw.read_many(&keys, Read::Leader, deadline).await?;
+        let records = view.records(&keys.into_iter().zip(entries).collect());
+        let preconditions = view.read_preconditions();
+        let read = preconditions.iter().filter(|precondition| precondition.space == KeySpace::Records);
+        for precondition in read.filter(|precondition| precondition.revision > Revision::ZERO) {
+            self.check_identity(&precondition.key, precondition.revision, deadline).await?;
+        }
+        match self.commit_indexed(records, preconditions, &view.targets(), deadline).await {
+            Ok(written) => {
+                written.iter().for_each(|(revision, id)| {
+                    self.record_write(*revision, id);
                 });
                 Ok(())
             }

@@ -15,6 +15,8 @@ pub(crate) struct ConditionalWrite<'a> {
     pub(crate) key: &'a Key,
     /// The revision of the entry that was read. Zero if the key had no entry.
     pub(crate) expected: Revision,
+    /// The entry with the expected revision.
+    pub(crate) base: Option<&'a RawEntry>,
     pub(crate) content: Content,
     /// The precondition on another record.
     pub(crate) on: Option<&'a Precondition>,
@@ -39,7 +41,10 @@ impl<T: KvModel> ReadBucket<T> {
         write: ConditionalWrite<'_>,
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
-        let ConditionalWrite { key, expected, content, on } = write;
+        let ConditionalWrite { key, expected, base, content, on } = write;
+        if !T::__INDEXES.is_empty() {
+            return Box::pin(self.write_indexed(key, (base, expected), content, on, deadline)).await;
+        }
         let target = content.target;
         let write = content.write(key.clone()).if_revision(expected);
         let id = write.id.clone();
@@ -97,7 +102,7 @@ impl<T: KvModel> Bucket<T> {
                 CasDecision::Stop { result } => return Ok(CasOutcome { revision: expected, result }),
                 CasDecision::Write { content, result } => (content, result),
             };
-            let write = ConditionalWrite { key, expected, content, on: on.as_ref() };
+            let write = ConditionalWrite { key, expected, base: newest.as_ref(), content, on: on.as_ref() };
             match self.write_conditionally(write, deadline).await {
                 Ok((revision, _)) => return Ok(CasOutcome { revision, result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {

@@ -246,7 +246,8 @@ impl<T: KvModel> ReadBucket<T> {
             }
         }
         let stored = content.entry(key, revision, self.clock().now());
-        let write = ConditionalWrite { key, expected: revision, content, on: None };
+        let base = base.as_ref().and_then(|base| base.entry.as_ref());
+        let write = ConditionalWrite { key, expected: revision, base, content, on: None };
         let (revision, id) = self.write_conditionally(write, deadline).await?;
         Ok(RawEntry { revision, id: Some(id), ..stored })
     }
