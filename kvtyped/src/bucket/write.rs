@@ -288,7 +288,7 @@ impl<T: KvModel> Bucket<T> {
         Ok(revision)
     }
 
-    /// Sends one write of an indexed model. It replaces the entry that was read, so that its index entries are known. A
+    /// Sends one write of an indexed model. It reads the entry that it replaces, for its index values. A
     /// write without an expected revision is retried until it is applied.
     async fn send_indexed(
         &self,

@@ -226,7 +226,7 @@ async fn check_entries<T: Indexed>(
             let known: Vec<Key> = owners.iter().flatten().cloned().collect();
             let records = bucket.newest_of(&known, deadline).await?;
             for ((slot, _), owner) in slots.into_iter().zip(owners) {
-                // A claim that is gone was freed meanwhile.
+                // The claim was freed during the listing.
                 let Some(owner) = owner else { continue };
                 if ReadBucket::<T>::has_slot(records.get(&owner), &slot) {
                     continue;

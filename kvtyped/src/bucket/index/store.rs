@@ -60,7 +60,7 @@ impl<T: KvModel> ReadBucket<T> {
         }
         let reply = write_reply(self.inner.raw.write(write, deadline).await)?;
         match reply {
-            // The record was not written, so the outcome of the operation is known.
+            // The operation has not written its record yet.
             Reply::Unknown if deadline.is_expired() => Err(deadline.error()),
             reply => Ok(reply),
         }

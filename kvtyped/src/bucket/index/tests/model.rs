@@ -183,7 +183,7 @@ pub(super) struct World {
     pub(super) records: [Record; KEYS],
     /// Every earlier and current state of a record, which a stale replica may return.
     pub(super) history: [Vec<Record>; KEYS],
-    /// The revision of the entry of each value of each record. 0 is none.
+    /// The revision of the entry of each value of each record, or 0.
     pub(super) entries: [[u64; VALUES]; KEYS],
     pub(super) claims: [Option<Claim<u8>>; VALUES],
     pub(super) next: u64,
