@@ -59,9 +59,9 @@ on_both_backends! {
         assert_eq!(ids(core()).await, [8, 9, 10, 100], "numbers by size");
         assert_eq!(ids(core().descending()).await, [100, 10, 9, 8]);
         assert_eq!(ids(core().limit(2)).await, [8, 9]);
-        assert_eq!(ids(core().limit(0)).await, []);
+        assert!(ids(core().limit(0)).await.is_empty());
         assert_eq!(ids(users.list_by(User::by_tags("a"))).await, [7, 8, 9, 10, 100]);
-        assert_eq!(ids(users.list_by(User::by_team("none"))).await, []);
+        assert!(ids(users.list_by(User::by_team("none"))).await.is_empty());
         assert_eq!(ids(users.list_by(User::by_email("mail9"))).await, [9], "a unique index");
         // Page by page, in both directions, with the cursor as text.
         for is_descending in [false, true] {

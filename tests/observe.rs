@@ -249,6 +249,9 @@ async fn every_operation(store: &Store) {
     let _ = sessions.migrate().dry_run().await;
     let _ = sessions.rewrite(.., |_| Change::Keep).await;
     let users: Bucket<User> = store.bucket().name(unique("users")).await.unwrap();
+    users.get_by(User::by_email("ada")).await.unwrap();
+    drop(users.list_by(User::by_team("core")).await.unwrap());
+    users.count_by(User::by_team("core")).await.unwrap();
     users.verify_indexes().await.unwrap();
     users.build_index("team").await.unwrap();
     let raw = store.raw(sessions.name()).await.unwrap();
