@@ -32,8 +32,7 @@ impl InEpoch {
     }
 
     fn in_epoch(&self, write: Write) -> Write {
-        let epoch = self.0.config().write_epoch.filter(|_| !write.is_index_entry());
-        write.in_epoch(epoch)
+        if write.is_index_entry() { write } else { write.in_epoch(self.0.config().write_epoch) }
     }
 }
 

@@ -27,6 +27,7 @@ mod handles;
 mod ids;
 mod import_circles;
 mod index_cards;
+mod index_entries;
 mod index_faults;
 mod index_lookups;
 mod index_probe;

@@ -295,6 +295,7 @@ pub mod integrations;
 pub mod connect;
 pub mod maintenance;
 pub mod recipes;
+pub mod index;
 pub mod txn;
 pub mod watch;
 pub mod bucket;

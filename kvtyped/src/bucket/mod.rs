@@ -38,7 +38,7 @@ mod entry;
 pub(crate) mod decode;
 mod tombstones;
 mod seen;
-mod verb;
+pub(crate) mod verb;
 pub(crate) mod precondition;
 mod handle;
 mod epochs;
@@ -91,6 +91,7 @@ pub use self::write::{Create, Put, Update};
 pub use self::write_raw::RawWrite;
 
 pub(crate) use self::counters::CounterBucket;
+pub(crate) use self::indexes::read_claim;
 pub(crate) use self::modify::retry::CasAttempts;
 pub(crate) use self::precondition::{FencePrecondition, FenceResult};
 pub(crate) use self::schema_state::BucketSchema;

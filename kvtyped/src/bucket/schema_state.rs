@@ -43,7 +43,6 @@ impl BucketSchema {
     }
 
     /// Returns an index of the card of a model. `None` if the index is not built, or the bucket has no card.
-    #[allow(dead_code, reason = "the verbs of indexes use it")]
     pub(crate) fn index<T: KvModel>(&self, name: &str) -> Option<&IndexCard> {
         self.cards.get(T::SCHEMA.name)?.indexes.get(name)
     }

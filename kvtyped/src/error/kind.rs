@@ -88,6 +88,12 @@ pub enum ErrorKind {
         /// The epoch of the bucket, if the backend reported it.
         current: Option<u64>,
     },
+    /// An index is not built yet, so a lookup would miss records. The bucket had records before the model had the index, or
+    /// the definition of the index changed.
+    IndexBuilding {
+        /// The name of the index.
+        index: String,
+    },
     /// The validation function of the model refused the record, so nothing was written. The source of the error is a
     /// [`Refusal`](crate::model::Refusal) with the reason.
     Invalid {
@@ -290,6 +296,9 @@ impl ErrorKind {
             Self::EpochMoved { sent, current } => {
                 let shown = |epoch: &Option<u64>| epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
                 write!(f, "the write epoch moved: sent {}, the bucket has {}; open the bucket again", shown(sent), shown(current))
+            }
+            Self::IndexBuilding { index } => {
+                write!(f, "the index `{index}` is not built, so a lookup would miss records; build it, and look up again")
             }
             Self::Invalid { path } => write!(f, "the record is invalid: `{path}` refused it; the source of the error has the reason"),
             Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),

@@ -11,10 +11,11 @@ use super::declared_model::DeclaredModel;
 use crate::backend::{Batch, Deadline, KeySpace, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
-use crate::bucket::{BucketSchema, check_ttl, decode};
+use crate::bucket::{BucketSchema, check_ttl, decode, read_claim};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::{KvModel, SingleRevision};
+use crate::model::index::{Claim, UniqueLookup};
+use crate::model::{Indexed, KvModel, SingleRevision};
 use crate::revision::Revision;
 
 pub(super) const OPERATION: &str = "transact";
@@ -45,6 +46,8 @@ pub(super) struct TxAttempt {
 pub(super) struct ReadWriteSet {
     /// The newest entry of each key that was read, including delete markers.
     pub(super) read: BTreeMap<Key, Option<RawEntry>>,
+    /// The claim of each unique value that was read, with its revision.
+    claims: BTreeMap<Key, (Revision, Option<Claim>)>,
     written: BTreeMap<Key, Content>,
     /// The indexes of the written records whose models have any.
     indexes: BTreeMap<Key, ModelIndexes>,
@@ -55,10 +58,15 @@ impl ReadWriteSet {
     /// Returns the revision of each key that was read, as a precondition.
     pub(super) fn read_preconditions(&self) -> Vec<Precondition> {
         let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-        self.read
-            .iter()
-            .map(|(key, entry)| Precondition { space: KeySpace::Records, key: key.clone(), revision: revision(entry) })
-            .collect()
+        let on = |space, key: &Key, revision| Precondition { space, key: key.clone(), revision };
+        let records = self.read.iter().map(|(key, entry)| on(KeySpace::Records, key, revision(entry)));
+        let claims = self.claims.iter().map(|(key, (revision, _))| on(KeySpace::Index, key, *revision));
+        records.chain(claims).collect()
+    }
+
+    /// Returns the number of reads.
+    pub(super) fn reads(&self) -> usize {
+        self.read.len() + self.claims.len()
     }
 
     /// Returns the schema versions that the bucket must take.
@@ -130,6 +138,18 @@ impl TxAttempt {
         let entry = self.raw.read(KeySpace::Records, key, ReadAt::Newest(self.read), self.deadline).await?;
         // If two futures read the key at once, both receive the result of the first.
         Ok(self.set().read.entry(key.clone()).or_insert(entry).clone())
+    }
+}
+
+impl TxAttempt {
+    /// Reads the claim of a unique value once.
+    async fn read_claim(&self, key: &Key) -> Result<Option<Claim>> {
+        if let Some((_, claim)) = self.set().claims.get(key) {
+            return Ok(claim.clone());
+        }
+        let found = read_claim(&*self.raw, key, self.read, self.deadline).await?;
+        // If two futures read the claim at once, both receive the result of the first.
+        Ok(self.set().claims.entry(key.clone()).or_insert(found).1.clone())
     }
 }
 
@@ -299,6 +319,46 @@ impl<T: KvModel> Tx<T> {
         let key = self.encode(key)?;
         let Some(entry) = self.newest(&key).await? else { return Ok(None) };
         decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&key)))
+    }
+}
+
+impl<T: KvModel> Tx<T> {
+    /// Reads the record with a unique value, as this transaction sees it. Returns `None` if no record has the value.
+    ///
+    /// The claim of the value and the record become preconditions of the transaction. So the result also holds when the
+    /// writes are applied, and no other record gets the value before.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`get_by`](crate::ReadBucket::get_by), except `IndexBuilding`: a transaction does not read the
+    /// state of the index.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the value may become a precondition of the transaction.
+    pub async fn get_by(&self, lookup: impl UniqueLookup<T>) -> Result<Option<T>>
+    where
+        T: Indexed,
+    {
+        self.check::<T>()?;
+        let lookup = lookup.into_unique();
+        let staged = |set: &ReadWriteSet| {
+            let mut entries =
+                set.written.iter().map(|(key, content)| content.entry(key, Revision::ZERO, SystemTime::UNIX_EPOCH));
+            // A record of another model is not found.
+            entries.find_map(|entry| decode::value::<T>(&entry).ok().flatten().filter(|record| lookup.matches(record)))
+        };
+        let claims = lookup.claims().map_err(|error| self.located(error.into(), None))?;
+        for claim in claims {
+            let claim = self.run.read_claim(&claim).await.map_err(|error| self.located(error, None))?;
+            let Some(Claim { owner, .. }) = claim else { continue };
+            let Some(entry) = self.newest(&owner).await? else { continue };
+            let record = decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&owner)))?;
+            if let Some(record) = record.filter(|record| lookup.matches(record)) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(staged(&*self.set()?))
     }
 }
 

@@ -54,11 +54,11 @@ impl NatsBackend {
             let (current, raw) = stream_info::parse_config(&info)?;
             let mut wanted = config.clone();
             wanted.check_switch(&current).map_err(|error| unknown(error.into(), is_unanswered))?;
+            wanted.check_index_update(&current).map_err(|error| unknown(error.into(), is_unanswered))?;
             let switches = wanted.write_epoch.is_some_and(|epoch| current.write_epoch != Some(epoch));
             if !switches && stream_info::normalize(&wanted).differences(&current).is_empty() {
                 return self.bucket(current, &raw, &info);
             }
-            wanted.check_index_update(&current).map_err(|error| unknown(error.into(), is_unanswered))?;
             let step = next_step(&mut wanted, &raw, &info);
             let merged = stream_info::read(&config.name, &step.raw)?;
             merged.check_index_entries().map_err(|error| unknown(error.into(), is_unanswered))?;

@@ -28,8 +28,9 @@ pub(crate) async fn publish_entry(context: &StreamContext, write: &Write, deadli
     let request = WriteRequest::new(context, write, deadline);
     request.check()?;
     let mut backoff = Backoff::outage();
-    // Whether an attempt may be applied although no reply said so, and the number of conflicts that prove nothing.
-    let (mut is_open, mut conflicts) = (false, 0_u32);
+    // Whether an attempt may be applied although no reply said so, whether one got no reply, and the number of conflicts
+    // that prove nothing.
+    let (mut is_open, mut is_lost, mut conflicts) = (false, false, 0_u32);
     let unknown = |error: Error, is_open| if is_open { error.unknown_outcome() } else { error };
     loop {
         let ready = async {
@@ -46,14 +47,14 @@ pub(crate) async fn publish_entry(context: &StreamContext, write: &Write, deadli
             Some(WriteReply::Inconclusive(error)) => {
                 (is_open, conflicts) = (true, conflicts + 1);
                 if lacks_expected_revision(&error) && conflicts >= MAX_INCONCLUSIVE {
-                    return resolve_conflict(&request, error, deadline).await;
+                    return if is_lost { resolve_conflict(&request, error, deadline).await } else { Err(error) };
                 }
                 error
             }
             Some(WriteReply::Retry(error)) => error,
             Some(WriteReply::InProgress) => Error::unavailable("another write of the entry is in flight"),
             None => {
-                is_open = true;
+                (is_open, is_lost) = (true, true);
                 tracing::debug!(stream = context.stream, "an index entry was not acknowledged");
                 if Instant::now() < deadline.at() {
                     continue;
