@@ -207,7 +207,6 @@ impl<T: KvModel> Bucket<T> {
         }
     }
 
-    /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     /// Commits the writes with the index entries of their records.
     async fn commit_records(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
         let raw = self.raw(OPERATION)?;
@@ -215,7 +214,9 @@ impl<T: KvModel> Bucket<T> {
         let entries = raw.read_many(&keys, Read::Leader, deadline).await?;
         let records = view.records(&keys.into_iter().zip(entries).collect());
         let preconditions = view.read_preconditions();
-        for precondition in preconditions.iter().filter(|precondition| precondition.revision > Revision::ZERO) {
+        for precondition in
+            preconditions.iter().filter(|check| check.space == KeySpace::Records && check.revision > Revision::ZERO)
+        {
             self.check_identity(&precondition.key, precondition.revision, deadline).await?;
         }
         match self.commit_indexed(records, preconditions, &view.targets(), deadline).await {
@@ -229,6 +230,7 @@ impl<T: KvModel> Bucket<T> {
         }
     }
 
+    /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
         let raw = self.raw(OPERATION)?;
         let is_record = |precondition: &Precondition| precondition.space == KeySpace::Records;
