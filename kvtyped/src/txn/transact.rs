@@ -15,6 +15,7 @@ use crate::backend::{Backoff, Deadline, KeySpace, OnDrop, Precondition, RawEntry
 use crate::bucket::{Bucket, CasAttempts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
+use crate::observe::part_of_operation;
 use crate::revision::Revision;
 
 impl<T: KvModel> Bucket<T> {
@@ -178,7 +179,7 @@ impl<T: KvModel> Bucket<T> {
             bucket.commit_attempt(&view, deadline).await
         };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        detached(work, OnDrop::Continue).await.unwrap_or_else(closed)
+        detached(part_of_operation(work), OnDrop::Continue).await.unwrap_or_else(closed)
     }
 
     /// Applies the writes if the reads are current.
@@ -214,8 +215,9 @@ impl<T: KvModel> Bucket<T> {
         let entries = raw.read_many(&keys, Read::Leader, deadline).await?;
         let records = view.records(&keys.into_iter().zip(entries).collect());
         let preconditions = view.read_preconditions();
-        let read = preconditions.iter().filter(|precondition| precondition.space == KeySpace::Records);
-        for precondition in read.filter(|precondition| precondition.revision > Revision::ZERO) {
+        for precondition in
+            preconditions.iter().filter(|check| check.space == KeySpace::Records && check.revision > Revision::ZERO)
+        {
             self.check_identity(&precondition.key, precondition.revision, deadline).await?;
         }
         match self.commit_indexed(records, preconditions, &view.targets(), deadline).await {

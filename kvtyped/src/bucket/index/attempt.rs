@@ -194,6 +194,11 @@ impl<K: Clone + Eq, S: Clone + Eq> Attempt<K, S> {
         self.expected
     }
 
+    /// Returns the addresses of the claims that the record gains.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = &S> {
+        self.claims.iter().map(|claim| &claim.slot)
+    }
+
     /// Whether the attempt plans a claim whose revision no read has confirmed.
     pub(crate) fn has_guess(&self) -> bool {
         self.claims.iter().any(|claim| matches!(claim.step, ClaimStep::Planned { is_guess: true, .. }))

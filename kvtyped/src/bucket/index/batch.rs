@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
 use super::slot::{Slot, slot_changes};
 use super::store::{claim_body, stored_values};
-use crate::backend::{Batch, Deadline, OperationId, Precondition, RawEntry, Write};
+use crate::backend::{Batch, Deadline, KeySpace, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::Target;
 use crate::bucket::handle::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +72,16 @@ impl<T: KvModel> ReadBucket<T> {
         deadline: Deadline,
     ) -> Result<Vec<(Revision, OperationId)>> {
         let (mut members, values) = members(&records)?;
+        let checked = |slot: &Slot| {
+            let is_of_slot = |check: &&Precondition| check.space == KeySpace::Index && check.key == slot.key;
+            preconditions.iter().find(is_of_slot).map(|check| check.revision)
+        };
+        for Member { attempt, .. } in &mut members {
+            // The transaction has read a claim that it writes.
+            if attempt.claims().any(|slot| checked(slot).is_some_and(|revision| revision > Revision::ZERO)) {
+                attempt.apply(Task::Record, Reply::Refused);
+            }
+        }
         let target = targets.first().copied();
         loop {
             self.settle_claims(&mut members, &values, target, deadline).await?;
@@ -79,6 +89,13 @@ impl<T: KvModel> ReadBucket<T> {
             for Member { attempt, .. } in &members {
                 for (_, effect) in attempt.pending() {
                     let Effect::Commit { entries: slots, claims: planned } = effect else { continue };
+                    if let Some((slot, _)) =
+                        planned.iter().find(|(slot, over)| checked(slot).is_some_and(|at| at != *over))
+                    {
+                        let expected = checked(slot).unwrap_or_default();
+                        let conflict = Error::new(ErrorKind::Conflict { expected, actual: None });
+                        return Err(conflict.with_key(attempt.key().as_str()));
+                    }
                     entries.extend(slots.into_iter().map(|slot| Write::index_entry(slot.key, Default::default())));
                     claims.extend(planned.into_iter().map(|(slot, over)| {
                         Write::index_entry(slot.key, claim_body(attempt.key(), attempt.expected())).if_revision(over)

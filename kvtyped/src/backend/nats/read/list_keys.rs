@@ -148,7 +148,7 @@ impl Listing {
         }
         self.step_back = 0;
         self.is_over = self.offset + count >= total || count == 0;
-        let overlap = (count / 10).min(OVERLAP).max(1);
+        let overlap = (count / 10).clamp(1, OVERLAP);
         self.offset += (count - overlap.min(count)).max(1);
         subjects.drain(..subjects.partition_point(|subject| subject.as_str() <= last));
         self.last = subjects.last().cloned().or(self.last.take());
