@@ -120,7 +120,7 @@ impl Write {
         if !self.is_index_entry() {
             return Ok(());
         }
-        // The settings of a mirror do not tell the settings of its origin.
+        // The settings of a mirror do not show the settings of its origin.
         if config.index_entries != Some(true) && config.mirror.is_none() {
             return Err(Error::no_index_entries(&config.name));
         }

@@ -1,6 +1,6 @@
 //! The second subject of a stream, which stores the index entries of a bucket.
 //!
-//! A stream with the subject `$KV.=i.b.>` stores the index entries of the bucket `b` beside its records. Other clients
+//! A stream with the subject `$KV.=i.b.>` also stores the index entries of the bucket `b`. Other clients
 //! filter by `$KV.b.>`, so they do not see the entries. No bucket has the name `=i`.
 
 use serde_json::{Map, Value, json};

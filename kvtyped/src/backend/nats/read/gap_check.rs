@@ -45,7 +45,7 @@ pub(crate) async fn has_no_gaps(
 }
 
 /// Requests the number of messages of a filter after this revision from any server. Returns `None` if the server does
-/// not report it (before 2.11, or without direct gets), and if there are none.
+/// not report it (before 2.11, or without direct gets), and if no message matches.
 pub(crate) async fn count_messages_after(
     context: &StreamContext,
     filter: &str,

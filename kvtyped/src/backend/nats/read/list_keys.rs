@@ -6,7 +6,7 @@
 //! keys were erased, and the page is requested again from further ahead.
 //!
 //! A leader that was cut off answers without a limit in time, and without the entries that the new leader acknowledged.
-//! Its answer is dropped if it names no leader, or if it has not heard of a majority of the replicas for some seconds.
+//! Its answer is dropped if it names no leader, or if a majority of the replicas was silent for some seconds.
 //! This narrows the gap, and is no proof.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const OVERLAP: u64 = 1_000;
 /// An offset behind every list.
 const BEHIND_THE_END: u64 = 1 << 40;
 
-/// A leader that has not heard of a replica for this time may be cut off from it. A replica answers every second.
+/// A leader may be cut off from a replica that was silent for this time. A replica answers every second.
 const SILENCE: Duration = Duration::from_secs(4);
 
 /// Lists the keys that match.
@@ -94,7 +94,7 @@ impl SubjectPage {
             }
             tracing::debug!(stream = context.leader_stream, "a leader without a majority listed keys");
             if !backoff.pause(deadline).await {
-                return Err(Error::unavailable("the leader of the bucket has not heard of a majority of its replicas"));
+                return Err(Error::unavailable("a majority of the replicas of the bucket does not answer its leader"));
             }
         }
     }
