@@ -12,6 +12,7 @@ use kvtyped::{Change, Error, ErrorKind};
 
 use super::recorder::{Kept, Recorder, Spans};
 use super::table;
+use crate::index_probe::{User, user};
 use crate::support::sentinels::VALUE;
 use crate::support::{Document, DocumentKey, Session, on_both_backends, unique};
 
@@ -84,6 +85,15 @@ async fn buckets(calls: &Calls, store: &Store) {
     let _ = calls.call("Migrate", sessions.migrate()).await;
     let _ = calls.call("DryRun", sessions.migrate().dry_run()).await;
     let _ = calls.call("Rewrite", sessions.rewrite(.., |_| Change::Keep)).await;
+    let referenced = keys.iter().cloned().map(kvtyped::model::Ref::new);
+    assert_eq!(calls.call("Resolve", read.resolve(referenced)).await.unwrap().len(), 2);
+    let users: Bucket<User> = store.bucket().name(unique("users")).await.unwrap();
+    users.put(&user(1, "ada")).await.unwrap();
+    assert!(calls.call("GetBy", users.get_by(User::by_email("ada"))).await.unwrap().is_some());
+    drop(calls.call("ListBy", users.list_by(User::by_team("core"))).await.unwrap());
+    assert_eq!(calls.call("CountBy", users.count_by(User::by_team("core"))).await.unwrap(), 1);
+    calls.call("VerifyIndexes", users.verify_indexes()).await.unwrap();
+    calls.call("BuildIndex", users.build_index("team")).await.unwrap();
     calls.call("CopyBucket", copy_bucket(&raw, store).name(unique("copy"))).await.unwrap();
     calls.call("PutMany", sessions.put_many(&all)).await.unwrap();
     calls.call("WriteManyResults", sessions.put_many(&all).results()).await.unwrap();

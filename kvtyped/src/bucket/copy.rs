@@ -1,5 +1,6 @@
 //! `copy_bucket`: the current records of a bucket, copied to a bucket of any store.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::config::BucketConfig;
 use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyCodec, Pattern};
-use crate::model::RawRecord;
+use crate::model::{ModelCard, RawRecord};
 use crate::revision::Revision;
 
 /// The operation of errors.
@@ -271,6 +272,14 @@ async fn new_config(
     config.sources.clear();
     config.irregular.clear();
     config.metadata.retain(|key, _| !matches!(key.as_str(), super::open::MADE_BY | super::model_card::UPDATED_BY));
+    for (key, text) in &mut config.metadata {
+        // Index entries are not copied, so the copy has no index yet.
+        if ModelCard::model_of(key).is_some()
+            && let Ok(card) = ModelCard::parse(text)
+        {
+            *text = ModelCard { indexes: BTreeMap::new(), ..card }.to_text();
+        }
+    }
     config.atomic = config.atomic.filter(|atomic| !atomic || capabilities.atomic);
     config.limit_markers = config.limit_markers.filter(|_| capabilities.key_ttl);
     config.validate()?;

@@ -1,0 +1,105 @@
+//! The indexes in the card of a model: what a bucket records, and which programs may open it.
+
+use kvtyped::model::index::{IndexCard, IndexState};
+use kvtyped::prelude::*;
+use kvtyped::{Error, ErrorKind};
+
+use crate::support::{World, on_both_backends, unique};
+
+/// The same model in programs with other indexes.
+macro_rules! programs {
+    ($($(#[$attribute:meta])* $program:ident { $(#[$of_email:meta])* | $(#[$of_team:meta])* })*) => {$(
+        mod $program {
+            use super::*;
+
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+            #[kv(bucket = "users", key = "{id}")]
+            $(#[$attribute])*
+            pub(super) struct User {
+                pub(super) id: u64,
+                $(#[$of_email])*
+                pub(super) email: String,
+                $(#[$of_team])*
+                pub(super) team: Option<String>,
+            }
+        }
+    )*};
+}
+
+programs! {
+    plain { | }
+    with_team { | #[kv(index)] }
+    with_both { #[kv(unique)] | #[kv(index)] }
+    with_lower_team { | #[kv(index(with = lower))] }
+    with_late_team { | #[kv(index(eventual))] }
+}
+
+#[allow(clippy::ref_option, reason = "the derive passes a reference to the field")]
+fn lower(team: &Option<String>) -> Option<String> {
+    team.as_ref().map(|team| team.to_lowercase())
+}
+
+fn states(indexes: &std::collections::BTreeMap<String, IndexCard>) -> Vec<(&str, IndexState)> {
+    indexes.iter().map(|(name, index)| (&**name, index.state.clone())).collect()
+}
+
+#[track_caller]
+fn report<T: std::fmt::Debug>(opened: Result<T, Error>) -> String {
+    match opened.unwrap_err().kind() {
+        ErrorKind::SchemaDiffers { report } => report.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+on_both_backends! {
+    async fn new_bucket_lists_readable_indexes(world: World) {
+        let name = unique("users");
+        let users: Bucket<with_both::User> = world.store.bucket().name(&name).await.unwrap();
+        let card = users.card().await.unwrap().unwrap();
+        assert_eq!(states(&card.indexes), [("email", IndexState::Readable), ("team", IndexState::Readable)]);
+        assert!(card.indexes["email"].unique && !card.indexes["team"].unique);
+        assert_eq!(card.indexes["team"].definition, "{team}");
+        // The same program opens the bucket again.
+        let _again: Bucket<with_both::User> = world.store.bucket().name(&name).await.unwrap();
+    }
+
+    async fn new_index_of_an_existing_bucket_is_not_built(world: World) {
+        let name = unique("users");
+        let old: Bucket<with_team::User> = world.store.bucket().name(&name).await.unwrap();
+        let new: Bucket<with_both::User> = world.store.bucket().name(&name).on_schema(Drift::Update).await.unwrap();
+        for users in [old.card().await, new.card().await] {
+            assert_eq!(states(&users.unwrap().unwrap().indexes), [("team", IndexState::Readable)]);
+        }
+        let plain: Bucket<plain::User> = world.store.bucket().name(unique("users")).await.unwrap();
+        let indexed: Bucket<with_both::User> = world.store.bucket().name(plain.name()).on_schema(Drift::Update).await.unwrap();
+        assert!(indexed.card().await.unwrap().unwrap().indexes.is_empty());
+    }
+
+    async fn writer_must_know_the_indexes_of_the_bucket(world: World) {
+        let name = unique("users");
+        let _users: Bucket<with_team::User> = world.store.bucket().name(&name).await.unwrap();
+        let report = report(world.store.bucket::<plain::User>().name(&name).await);
+        assert!(report.contains("index `team`") && report.contains("without its entries"), "{report}");
+        let reader: ReadBucket<plain::User> = world.store.bucket().name(&name).read_only().await.unwrap();
+        assert_eq!(reader.count(..).await.unwrap(), 0);
+    }
+
+    async fn another_definition_of_an_index_is_refused(world: World) {
+        let name = unique("users");
+        let _users: Bucket<with_team::User> = world.store.bucket().name(&name).await.unwrap();
+        for drift in [Drift::Refuse, Drift::Update] {
+            let opened = world.store.bucket::<with_lower_team::User>().name(&name).on_schema(drift).await;
+            let report = report(opened);
+            assert!(report.contains("`{team:lower}`") && report.contains("`{team}`"), "{report}");
+        }
+        let report = report(world.store.bucket::<with_late_team::User>().name(&name).read_only().await);
+        assert!(report.contains("(eventual)"), "{report}");
+    }
+
+    async fn eventual_index_needs_no_writer(world: World) {
+        let name = unique("users");
+        let _users: Bucket<with_late_team::User> = world.store.bucket().name(&name).await.unwrap();
+        let plain: Bucket<plain::User> = world.store.bucket().name(&name).await.unwrap();
+        plain.put(&plain::User { id: 1, email: "ada".into(), team: None }).await.unwrap();
+    }
+}
