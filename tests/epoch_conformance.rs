@@ -32,7 +32,8 @@ impl InEpoch {
     }
 
     fn in_epoch(&self, write: Write) -> Write {
-        write.in_epoch(self.0.config().write_epoch)
+        let epoch = self.0.config().write_epoch.filter(|_| !write.is_index_entry());
+        write.in_epoch(epoch)
     }
 }
 
@@ -71,7 +72,7 @@ impl<B: Backend> Backend for InEpochs<B> {
 }
 
 impl RawBucket for InEpoch {
-    forward! { 0: config identity status purge_through read read_many scan watch }
+    forward! { 0: config identity status purge_through read read_many list_keys count_keys scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         self.0.write(self.in_epoch(write), deadline)

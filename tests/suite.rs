@@ -28,6 +28,8 @@ mod ids;
 mod import_circles;
 mod index_cards;
 mod index_lookups;
+mod index_probe;
+mod index_writes;
 mod inspect;
 mod key_codecs;
 mod keys;

@@ -20,6 +20,13 @@ pub enum ErrorKind {
     },
     /// `create` found a live record under the key. [`Error::revision`](super::Error::revision) is its revision.
     AlreadyExists,
+    /// Another record has a value of a unique index. Nothing was written.
+    NotUnique {
+        /// The name of the index.
+        index: &'static str,
+        /// The encoded key of the record that has the value. A hash of it if the model has a sensitive key.
+        owner: String,
+    },
     /// The key has no live record.
     NotFound,
     /// The closure of a `modify` changed a field of the key.
@@ -243,6 +250,10 @@ impl ErrorKind {
             Self::AlreadyExists => {
                 f.write_str("a record exists already; use `update`, `put` or `modify` to change it")
             }
+            Self::NotUnique { index, owner } => write!(
+                f,
+                "the record `{owner}` has the same value of the unique index `{index}`; use another value"
+            ),
             Self::NotFound => f.write_str("the key has no record; write one with `create` or `put`"),
             Self::KeyChanged => f.write_str("the closure changed a field of the key; write a new record instead"),
             Self::RetriesExhausted { attempts, elapsed } => write!(

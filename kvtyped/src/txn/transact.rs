@@ -186,6 +186,9 @@ impl<T: KvModel> Bucket<T> {
         if view.is_read_only() {
             return if view.read.len() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
         }
+        if view.is_indexed() {
+            return self.commit_records(view, deadline).await;
+        }
         let batch = view.batch();
         for precondition in batch.preconditions.iter().filter(|precondition| precondition.revision > Revision::ZERO) {
             self.check_identity(&precondition.key, precondition.revision, deadline).await?;
@@ -204,6 +207,27 @@ impl<T: KvModel> Bucket<T> {
     }
 
     /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
+    /// Commits the writes with the index entries of their records.
+    async fn commit_records(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
+        let raw = self.raw(OPERATION)?;
+        let keys = view.unread();
+        let entries = raw.read_many(&keys, Read::Leader, deadline).await?;
+        let records = view.records(&keys.into_iter().zip(entries).collect());
+        let preconditions = view.read_preconditions();
+        for precondition in preconditions.iter().filter(|precondition| precondition.revision > Revision::ZERO) {
+            self.check_identity(&precondition.key, precondition.revision, deadline).await?;
+        }
+        match self.commit_indexed(records, preconditions, &view.targets(), deadline).await {
+            Ok(written) => {
+                written.iter().for_each(|(revision, id)| {
+                    self.record_write(*revision, id);
+                });
+                Ok(())
+            }
+            Err(error) => Err(self.explain_conflict(error, deadline).await),
+        }
+    }
+
     async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
         let preconditions = view.read_preconditions();
         let keys: Vec<_> = preconditions.iter().map(|precondition| precondition.key.clone()).collect();

@@ -1,12 +1,14 @@
 //! `transaction`: a builder for writes that are applied all or nothing.
 
+use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
 use super::declared_model::DeclaredModel;
 use super::required;
-use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
-use crate::bucket::content::Content;
+use crate::backend::{Backoff, Batch, Deadline, KeySpace, Precondition, Read, Write, WriteKind};
+use crate::bucket::content::{Content, Target};
+use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -75,6 +77,8 @@ struct StagedWrite {
     key: Key,
     content: Content,
     expected: ExpectedRevision,
+    /// The indexes of the model, if it has any.
+    indexes: Option<ModelIndexes>,
 }
 
 /// The expected state of a key.
@@ -147,7 +151,7 @@ impl<T: KvModel> Transaction<'_, T> {
         let ttl = match self.steps.last() {
             // A purge removes the history, so no earlier revision can reappear.
             Some(StagedWrite { content: Content { kind: WriteKind::Purge, .. }, .. }) => {
-                crate::bucket::parse_ttl(ttl).map(Some)
+                crate::bucket::parse_marker_ttl::<T>(ttl).map(Some)
             }
             Some(_) => check_ttl(self.bucket.config(), Some(ttl)),
             None => Err(option_without_write("ttl")),
@@ -168,7 +172,7 @@ impl<T: KvModel> Transaction<'_, T> {
     /// [`Revision::ZERO`] means that the key must have no entry, not even a delete marker.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
         match self.encode(key) {
-            Ok(key) => self.checks.push(Precondition { key, revision }),
+            Ok(key) => self.checks.push(Precondition { space: KeySpace::Records, key, revision }),
             Err(error) => self.fail(error),
         }
         self
@@ -267,7 +271,7 @@ impl<T: KvModel> Transaction<'_, T> {
         let deadline = bucket.deadline(timeout);
         let expected = steps.iter().filter_map(StagedWrite::precondition).chain(checks.clone());
         let seen: Vec<_> = expected.filter(|precondition| precondition.revision > Revision::ZERO).collect();
-        for Precondition { key, revision } in &seen {
+        for Precondition { key, revision, .. } in &seen {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
@@ -279,6 +283,9 @@ impl<T: KvModel> Transaction<'_, T> {
         required.retain(|key| !steps.iter().any(|step| step.key == *key));
         let mut existing = required::read(&**raw, &required, deadline).await?;
         let targets: Vec<_> = steps.iter().filter_map(|step| step.content.target).collect();
+        if steps.iter().any(|step| step.indexes.is_some()) {
+            return bucket.commit_steps(&steps, (&checks, &required), fence.as_ref(), &targets, deadline).await;
+        }
         let mut backoff = Backoff::contention_of_batches();
         loop {
             let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
@@ -325,7 +332,8 @@ impl<T: KvModel> Transaction<'_, T> {
         let typed = record.key();
         let parts = member.and_then(|()| typed.encode().map_err(Error::from)).and_then(|key| {
             let content = decode::encode(record, typed, &self.bucket.schema(), None);
-            Ok(StagedWrite { content: content.map_err(|error| error.with_key(key.as_str()))?, key, expected })
+            let content = content.map_err(|error| error.with_key(key.as_str()))?;
+            Ok(StagedWrite { content, key, expected, indexes: ModelIndexes::of::<M>() })
         });
         match parts {
             Ok(step) => self.steps.push(step),
@@ -340,7 +348,9 @@ impl<T: KvModel> Transaction<'_, T> {
         match staged {
             Ok((key, target)) => {
                 let content = Content::removal(kind, target);
-                self.steps.push(StagedWrite { key, content, expected: ExpectedRevision::Anything });
+                // The entries of a record of another model stay until they are repaired: its indexes are not known here.
+                let indexes = ModelIndexes::of::<T>().filter(|_| TypeId::of::<K>() == TypeId::of::<T::Key>());
+                self.steps.push(StagedWrite { key, content, expected: ExpectedRevision::Anything, indexes });
             }
             Err(error) => self.fail(error),
         }
@@ -359,6 +369,76 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 }
 
+impl<T: KvModel> Bucket<T> {
+    /// Commits the writes with the index entries of their records. Reads the records that the writes replace.
+    async fn commit_steps(
+        &self,
+        steps: &[StagedWrite],
+        (checks, required): (&[Precondition], &[Key]),
+        fence: Option<&Precondition>,
+        targets: &[Target],
+        deadline: Deadline,
+    ) -> Result<Committed> {
+        let raw = self.raw(OPERATION)?;
+        let keys: Vec<_> = steps.iter().map(|step| step.key.clone()).collect();
+        let mut backoff = Backoff::contention_of_batches();
+        loop {
+            let existing = required::read(&**raw, required, deadline).await?;
+            let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
+            let existing = existing.into_iter().filter(|existing| !is_checked(&existing.key));
+            let preconditions = checks.iter().cloned().chain(existing).collect();
+            let found = raw.read_many(&keys, Read::Leader, deadline).await?;
+            let mut records = Vec::with_capacity(steps.len());
+            for (step, base) in steps.iter().zip(found) {
+                let actual = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+                match step.expected {
+                    ExpectedRevision::NoRecord(_) if base.as_ref().is_some_and(|entry| !entry.is_removed()) => {
+                        let error = Error::new(ErrorKind::AlreadyExists).at_revision(actual);
+                        return Err(error.with_key(step.key.as_str()));
+                    }
+                    ExpectedRevision::This(expected) if expected != actual => {
+                        let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(actual) });
+                        return Err(self.explain_conflict(conflict.with_key(step.key.as_str()), deadline).await);
+                    }
+                    _ => {}
+                }
+                let mut content = step.content.clone();
+                let index = content.index.take();
+                let mut write = content.write(step.key.clone());
+                if step.indexes.is_some() || step.expected != ExpectedRevision::Anything {
+                    write = write.if_revision(actual);
+                }
+                let indexed = step.indexes.zip(index).map(|(indexes, new)| (base, new, indexes));
+                records.push(BatchRecord { write, indexed });
+            }
+            let conflict = match self.commit_indexed(records, preconditions, targets, deadline).await {
+                Ok(written) => {
+                    let revisions = written.iter().map(|(revision, id)| self.record_write(*revision, id));
+                    return Ok(Committed { revisions: revisions.collect() });
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            if let Some(fence) = fence
+                && precondition::is_superseded(&**raw, fence, &conflict, deadline).await?
+            {
+                return Err(Error::new(ErrorKind::Fenced));
+            }
+            let checked: Vec<_> = checks.iter().map(|check| check.key.clone()).collect();
+            for (check, entry) in checks.iter().zip(raw.read_many(&checked, Read::Leader, deadline).await?) {
+                let (expected, actual) = (check.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
+                if expected != actual {
+                    let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(actual) });
+                    return Err(conflict.with_key(check.key.as_str()));
+                }
+            }
+            if !backoff.pause(deadline).await {
+                return Err(conflict);
+            }
+        }
+    }
+}
+
 fn option_without_write(option: &str) -> Error {
     Error::new(ErrorKind::InvalidBatch {
         reason: format!("`.{option}` has no write to apply to; call it after a write"),
@@ -374,7 +454,7 @@ impl StagedWrite {
         match self.expected {
             ExpectedRevision::Anything => None,
             ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
-                Some(Precondition { key: self.key.clone(), revision })
+                Some(Precondition { space: KeySpace::Records, key: self.key.clone(), revision })
             }
         }
     }

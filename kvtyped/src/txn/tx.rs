@@ -1,5 +1,6 @@
 //! The handle that the closure of a transaction reads and writes with.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{Batch, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
+use crate::backend::{Batch, Deadline, KeySpace, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
 use crate::bucket::content::{Content, Target};
+use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
 use crate::bucket::{BucketSchema, check_ttl, decode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -44,6 +46,8 @@ pub(super) struct ReadWriteSet {
     /// The newest entry of each key that was read, including delete markers.
     pub(super) read: BTreeMap<Key, Option<RawEntry>>,
     written: BTreeMap<Key, Content>,
+    /// The indexes of the written records whose models have any.
+    indexes: BTreeMap<Key, ModelIndexes>,
     is_over: bool,
 }
 
@@ -51,7 +55,10 @@ impl ReadWriteSet {
     /// Returns the revision of each key that was read, as a precondition.
     pub(super) fn read_preconditions(&self) -> Vec<Precondition> {
         let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-        self.read.iter().map(|(key, entry)| Precondition { key: key.clone(), revision: revision(entry) }).collect()
+        self.read
+            .iter()
+            .map(|(key, entry)| Precondition { space: KeySpace::Records, key: key.clone(), revision: revision(entry) })
+            .collect()
     }
 
     /// Returns the schema versions that the bucket must take.
@@ -61,6 +68,32 @@ impl ReadWriteSet {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.written.is_empty()
+    }
+
+    /// Whether a written record has index entries.
+    pub(super) fn is_indexed(&self) -> bool {
+        !self.indexes.is_empty()
+    }
+
+    /// Returns the written keys that were not read, and whose records have index entries.
+    pub(super) fn unread(&self) -> Vec<Key> {
+        self.indexes.keys().filter(|key| !self.read.contains_key(*key)).cloned().collect()
+    }
+
+    /// Returns the writes with what their index entries need. `unread` are the entries of the keys that were not read.
+    pub(super) fn records(&self, unread: &BTreeMap<Key, Option<RawEntry>>) -> Vec<BatchRecord> {
+        let record = |(key, content): (&Key, &Content)| {
+            let mut content = content.clone();
+            let index = content.index.take();
+            let mut write = content.write(key.clone());
+            let base = self.read.get(key).or_else(|| unread.get(key)).cloned().flatten();
+            let indexes = self.indexes.get(key).copied();
+            if indexes.is_some() {
+                write = write.if_revision(base.as_ref().map_or(Revision::ZERO, |entry| entry.revision));
+            }
+            BatchRecord { write, indexed: indexes.zip(index).map(|(indexes, new)| (base, new, indexes)) }
+        };
+        self.written.iter().map(record).collect()
     }
 
     /// Returns the writes, with the reads as preconditions.
@@ -94,7 +127,7 @@ impl TxAttempt {
         if let Some(entry) = self.set().read.get(key) {
             return Ok(entry.clone());
         }
-        let entry = self.raw.read(key, ReadAt::Newest(self.read), self.deadline).await?;
+        let entry = self.raw.read(KeySpace::Records, key, ReadAt::Newest(self.read), self.deadline).await?;
         // If two futures read the key at once, both receive the result of the first.
         Ok(self.set().read.entry(key.clone()).or_insert(entry).clone())
     }
@@ -131,8 +164,11 @@ impl<T: KvModel> Tx<T> {
         Ok(set)
     }
 
-    fn stage(&self, key: Key, content: Content) -> Result<()> {
+    fn stage(&self, key: Key, content: Content, indexes: Option<ModelIndexes>) -> Result<()> {
         let mut set = self.set()?;
+        if let Some(indexes) = indexes {
+            set.indexes.insert(key.clone(), indexes);
+        }
         set.written.insert(key, content);
         if set.written.len() > Batch::MAX_MESSAGES {
             let reason = format!("a transaction has at most {} writes and checks; split it", Batch::MAX_MESSAGES);
@@ -153,7 +189,7 @@ impl<T: KvModel> Tx<T> {
             Ok(content.with_ttl(check_ttl(self.run.raw.config(), ttl)?))
         });
         let content = content.map_err(|error| self.located(error, Some(&key)))?;
-        self.stage(key, content)
+        self.stage(key, content, ModelIndexes::of::<M>())
     }
 
     /// Returns the schema version of a record that this transaction has read.
@@ -163,9 +199,12 @@ impl<T: KvModel> Tx<T> {
         found.map(decode::stored_version::<M>).transpose()
     }
 
-    fn stage_removal(&self, key: Key, kind: WriteKind) -> Result<()> {
+    fn stage_removal<K: ModelKey>(&self, key: &K, kind: WriteKind) -> Result<()> {
+        let key = self.encode(key)?;
+        // The entries of a record of another model stay until they are repaired: its indexes are not known here.
+        let indexes = ModelIndexes::of::<T>().filter(|_| TypeId::of::<K>() == TypeId::of::<T::Key>());
         let target = self.run.schema.target::<T>().map_err(|error| self.located(error, Some(&key)))?;
-        self.stage(key, Content::removal(kind, target))
+        self.stage(key, Content::removal(kind, target), indexes)
     }
 
     /// Returns the newest entry of a key, as this transaction sees it.
@@ -226,7 +265,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn delete<K: ModelKey>(&self, key: &K) -> Result<()> {
-        self.stage_removal(self.encode(key)?, WriteKind::Delete)
+        self.stage_removal(key, WriteKind::Delete)
     }
 
     /// Removes the record of a key with its history. A delete marker remains.
@@ -235,7 +274,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn purge<K: ModelKey>(&self, key: &K) -> Result<()> {
-        self.stage_removal(self.encode(key)?, WriteKind::Purge)
+        self.stage_removal(key, WriteKind::Purge)
     }
 
     /// Returns the same transaction for the records of another model in the same bucket.

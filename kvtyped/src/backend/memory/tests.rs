@@ -14,8 +14,8 @@ use futures::{FutureExt, StreamExt};
 use super::MemoryBackend;
 use crate::backend::state::limits::Size;
 use crate::backend::{
-    Backend, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
-    Write, WriteKind,
+    Backend, Deadline, KeySpace, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem,
+    ScanRequest, Write, WriteKind,
 };
 use crate::config::{BucketConfig, Source, Storage};
 use crate::error::{Error, ErrorKind};
@@ -53,7 +53,7 @@ async fn write(bucket: &Arc<dyn RawBucket>, write: Write) -> Result<u64, Error> 
 }
 
 async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
-    bucket.read(&key(on), ReadAt::Newest(Read::Any), soon()).await.unwrap()
+    bucket.read(KeySpace::Records, &key(on), ReadAt::Newest(Read::Any), soon()).await.unwrap()
 }
 
 /// Returns the revision, the key and the operation of every entry.
@@ -231,7 +231,7 @@ fn size_equals_message_size() {
     assert_eq!(size(&write), b"NATS/1.0\r\nNats-Msg-Id: id\r\n\r\nvalue".len());
     write.kind = WriteKind::Purge;
     write.ttl = seconds(60);
-    write.precondition = Some(Precondition { key: key("g"), revision: Revision::new(10) });
+    write.precondition = Some(Precondition { space: KeySpace::Records, key: key("g"), revision: Revision::new(10) });
     let wire = "NATS/1.0\r\nNats-Msg-Id: id\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\
         Nats-Expected-Last-Subject-Sequence: 10\r\nNats-Expected-Last-Subject-Sequence-Subject: $KV.b.g\r\n\
         Nats-TTL: 60\r\n\r\n";
