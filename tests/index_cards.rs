@@ -138,7 +138,8 @@ on_both_backends! {
             assert_eq!(states(&users.unwrap().unwrap().indexes), [("team", IndexState::Readable)]);
         }
         let plain: Bucket<plain::User> = world.store.bucket().name(unique("users")).await.unwrap();
-        let indexed: Bucket<with_both::User> = world.store.bucket().name(plain.name()).on_schema(Drift::Update).await.unwrap();
+        let open = world.store.bucket().name(plain.name());
+        let indexed: Bucket<with_both::User> = open.on_drift(Drift::Update).on_schema(Drift::Update).await.unwrap();
         assert!(indexed.card().await.unwrap().unwrap().indexes.is_empty());
     }
 
@@ -168,5 +169,20 @@ on_both_backends! {
         let _users: Bucket<with_late_team::User> = world.store.bucket().name(&name).await.unwrap();
         let plain: Bucket<plain::User> = world.store.bucket().name(&name).await.unwrap();
         plain.put(&plain::User { id: 1, email: "ada".into(), team: None }).await.unwrap();
+    }
+
+    async fn dropped_index_lets_other_programs_write(world: World) {
+        let name = unique("users");
+        let users: Bucket<with_team::User> = world.store.bucket().name(&name).await.unwrap();
+        for id in 0..100 {
+            users.put(&with_team::User { id, email: "ada".into(), team: Some("core".into()) }).await.unwrap();
+        }
+        assert!(report(world.store.bucket::<plain::User>().name(&name).await).contains("drop_index"));
+        let plain: Bucket<plain::User> = world.store.bucket().name(&name).on_schema(Drift::Adopt).await.unwrap();
+        assert_eq!(plain.drop_index("team").await.unwrap(), 100);
+        assert!(plain.card().await.unwrap().unwrap().indexes.is_empty());
+        let plain: Bucket<plain::User> = world.store.bucket().name(&name).await.unwrap();
+        assert_eq!(plain.count(..).await.unwrap(), 100);
+        assert_eq!((plain.drop_index("team").await.unwrap(), plain.drop_index("none").await.unwrap()), (0, 0));
     }
 }

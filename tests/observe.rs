@@ -34,6 +34,7 @@ const BUILDERS: &[(&str, &str)] = &[
     ("Create", "create"),
     ("Delete", "delete"),
     ("DeleteMany", "delete_many"),
+    ("DropIndex", "drop_index"),
     ("DryRun", "migrate_dry_run"),
     ("Get", "get"),
     ("GetMany", "get_many"),
@@ -240,6 +241,7 @@ async fn every_operation(store: &Store) {
     // A model without versions refuses some of these.
     let _ = sessions.switch_version(1).await;
     let _ = sessions.migrate().await;
+    let _ = sessions.drop_index("none").await;
     let _ = sessions.migrate().dry_run().await;
     let _ = sessions.rewrite(.., |_| Change::Keep).await;
     let raw = store.raw(sessions.name()).await.unwrap();

@@ -1,6 +1,6 @@
 //! The records that a transaction requires to exist.
 
-use crate::backend::{Deadline, Precondition, RawBucket, Read};
+use crate::backend::{Deadline, KeySpace, Precondition, RawBucket, Read};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 
@@ -15,7 +15,9 @@ pub(super) async fn read(raw: &dyn RawBucket, keys: &[Key], deadline: Deadline) 
     }
     let found = raw.read_many(keys, Read::Leader, deadline).await?;
     let precondition = |(key, entry): (&Key, Option<crate::backend::RawEntry>)| match entry {
-        Some(entry) if !entry.is_removed() => Ok(Precondition { key: key.clone(), revision: entry.revision }),
+        Some(entry) if !entry.is_removed() => {
+            Ok(Precondition { space: KeySpace::Records, key: key.clone(), revision: entry.revision })
+        }
         _ => Err(Error::new(ErrorKind::NotFound).with_key(key.as_str())),
     };
     keys.iter().zip(found).map(precondition).collect()
