@@ -24,6 +24,7 @@ use crate::backend::{
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Pattern};
+use crate::observe::part_of_operation;
 use crate::revision::Revision;
 
 /// A handle to one bucket.
@@ -63,7 +64,7 @@ impl RawBucket for NatsBucket {
         // A batch holds one of the connection's permits for batches, so it continues although its caller is not polled.
         let work = async move { commit(&context, batch, deadline).await };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        async move { detached(work, OnDrop::Continue).await.unwrap_or_else(closed) }.boxed()
+        async move { detached(part_of_operation(work), OnDrop::Continue).await.unwrap_or_else(closed) }.boxed()
     }
 
     fn purge_through<'a>(
