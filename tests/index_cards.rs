@@ -7,7 +7,7 @@ use kvtyped::model::index::{Claim, IndexCard, IndexState, claim_key, entry_key, 
 use kvtyped::prelude::*;
 use kvtyped::{Error, ErrorKind, Revision};
 
-use crate::support::{World, on_both_backends, unique};
+use crate::support::{on_both_backends, unique};
 
 /// The same model in programs with other indexes.
 macro_rules! programs {
