@@ -221,3 +221,39 @@ fn generic_model_has_indexes() {
     assert!(lookup.matches(&note));
     assert!(Note::<Role, String>::by_kind(3).matches(&note));
 }
+
+/// A renamed crate, a model from `macro_rules!`, and fields with the names of generated variables.
+#[test]
+fn generated_indexes_are_hygienic() {
+    macro_rules! model {
+        ($name:ident, $field:ident, $type:ty) => {
+            #[derive(Clone, Serialize, Deserialize, KvModel)]
+            #[kv(crate = "crate::renamed::inner", key = "{id}", index(by_pair = "{lookup}.{out}"))]
+            struct $name {
+                id: u8,
+                #[kv(index)]
+                $field: $type,
+                #[kv(index(by = 10))]
+                record: Option<u16>,
+                #[kv(index(with = Self::twice))]
+                text: u16,
+                lookup: String,
+                out: bool,
+            }
+
+            impl $name {
+                fn twice(text: &u16) -> u32 {
+                    u32::from(*text) * 2
+                }
+            }
+        };
+    }
+    model!(Made, value, Option<u16>);
+    let made = Made { id: 1, value: Some(2), record: Some(34), text: 5, lookup: "l".into(), out: true };
+    let texts: Vec<_> = values_of(&made).iter().map(|value| value.text.clone()).collect();
+    assert_eq!(texts, ["2", "0.0.0.3", "10", "l.true"]);
+    assert!(Made::by_value(2).matches(&made) && Made::by_text(5).matches(&made));
+    assert!(Made::by_record(34..35).matches(&made));
+    let pair: Lookup<Made, Many> = Made::by_pair("l").out(true).into();
+    assert!(pair.matches(&made));
+}

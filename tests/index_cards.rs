@@ -1,10 +1,13 @@
-//! The indexes in the card of a model: what a bucket records, and which programs may open it.
+//! The stored form of indexes: entries, claims, and the card of a model, which decides whether a program may open a bucket.
 
-use kvtyped::model::index::{IndexCard, IndexState};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvtyped::key::ModelKey;
+use kvtyped::model::index::{Claim, IndexCard, IndexState, claim_key, entry_key, values_of};
 use kvtyped::prelude::*;
-use kvtyped::{Error, ErrorKind};
+use kvtyped::{Error, ErrorKind, Revision};
 
-use crate::support::{World, on_both_backends, unique};
+use crate::support::{on_both_backends, unique};
 
 /// The same model in programs with other indexes.
 macro_rules! programs {
@@ -39,6 +42,70 @@ fn lower(team: &Option<String>) -> Option<String> {
     team.as_ref().map(|team| team.to_lowercase())
 }
 
+/// The model of `golden/indexes.txt`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "users", key = "{id}", index(by_role = "{team}.{role}"))]
+struct User {
+    id: u64,
+    #[kv(unique(with = lower_case))]
+    email: String,
+    #[kv(index)]
+    team: Option<String>,
+    role: String,
+    #[kv(index(by = "day", eventual))]
+    joined: SystemTime,
+    #[kv(index(by = 100))]
+    score: i32,
+    #[kv(index(hash))]
+    bio: String,
+}
+
+#[allow(clippy::ptr_arg, reason = "the derive passes a reference to the field")]
+fn lower_case(text: &String) -> String {
+    text.to_lowercase()
+}
+
+/// Lines may be added to `golden/indexes.txt`, but existing lines never change.
+#[test]
+fn stored_form_of_indexes_is_stable() {
+    let ada = User {
+        id: 7,
+        email: "Ada@Example.com".into(),
+        team: Some("core".into()),
+        role: "Admin & Co".into(),
+        joined: UNIX_EPOCH + Duration::from_secs(1_796_083_200),
+        score: -1234,
+        bio: "long text".into(),
+    };
+    let key = ada.key().encode().unwrap();
+    let mut written = Vec::new();
+    for value in &values_of(&ada) {
+        let info = &User::__INDEXES[value.index];
+        written.push(if info.is_unique() {
+            let claim = Claim { owner: key.clone(), expects: Revision::new(12) };
+            let body = String::from_utf8(claim.encode()).unwrap();
+            assert_eq!(Claim::decode(body.as_bytes()), Ok(claim));
+            format!("claim {} {body}", claim_key("user", info, &value.text).unwrap())
+        } else {
+            format!("entry {}", entry_key("user", info, &value.text, &key).unwrap())
+        });
+        let state = match info.name {
+            "by_role" => IndexState::Writing,
+            "joined" => IndexState::Dropping,
+            "email" => IndexState::Pending,
+            _ => IndexState::Readable,
+        };
+        let card = IndexCard::new(info, state);
+        let json = serde_json::to_string(&card).unwrap();
+        assert_eq!(serde_json::from_str::<IndexCard>(&json).unwrap(), card);
+        written.push(format!("index {} {json}", info.name));
+    }
+    written.sort();
+    let mut golden: Vec<_> = include_str!("golden/indexes.txt").lines().map(str::to_owned).collect();
+    golden.sort();
+    assert_eq!(written, golden);
+}
+
 fn states(indexes: &std::collections::BTreeMap<String, IndexCard>) -> Vec<(&str, IndexState)> {
     indexes.iter().map(|(name, index)| (&**name, index.state.clone())).collect()
 }
@@ -71,7 +138,8 @@ on_both_backends! {
             assert_eq!(states(&users.unwrap().unwrap().indexes), [("team", IndexState::Readable)]);
         }
         let plain: Bucket<plain::User> = world.store.bucket().name(unique("users")).await.unwrap();
-        let indexed: Bucket<with_both::User> = world.store.bucket().name(plain.name()).on_schema(Drift::Update).await.unwrap();
+        let open = world.store.bucket().name(plain.name());
+        let indexed: Bucket<with_both::User> = open.on_drift(Drift::Update).on_schema(Drift::Update).await.unwrap();
         assert!(indexed.card().await.unwrap().unwrap().indexes.is_empty());
     }
 
@@ -87,7 +155,7 @@ on_both_backends! {
     async fn another_definition_of_an_index_is_refused(world: World) {
         let name = unique("users");
         let _users: Bucket<with_team::User> = world.store.bucket().name(&name).await.unwrap();
-        for drift in [Drift::Refuse, Drift::Update] {
+        for drift in [Drift::Fail, Drift::Update] {
             let opened = world.store.bucket::<with_lower_team::User>().name(&name).on_schema(drift).await;
             let report = report(opened);
             assert!(report.contains("`{team:lower}`") && report.contains("`{team}`"), "{report}");
@@ -101,5 +169,20 @@ on_both_backends! {
         let _users: Bucket<with_late_team::User> = world.store.bucket().name(&name).await.unwrap();
         let plain: Bucket<plain::User> = world.store.bucket().name(&name).await.unwrap();
         plain.put(&plain::User { id: 1, email: "ada".into(), team: None }).await.unwrap();
+    }
+
+    async fn dropped_index_lets_other_programs_write(world: World) {
+        let name = unique("users");
+        let users: Bucket<with_team::User> = world.store.bucket().name(&name).await.unwrap();
+        for id in 0..100 {
+            users.put(&with_team::User { id, email: "ada".into(), team: Some("core".into()) }).await.unwrap();
+        }
+        assert!(report(world.store.bucket::<plain::User>().name(&name).await).contains("drop_index"));
+        let plain: Bucket<plain::User> = world.store.bucket().name(&name).on_schema(Drift::Adopt).await.unwrap();
+        assert_eq!(plain.drop_index("team").await.unwrap(), 100);
+        assert!(plain.card().await.unwrap().unwrap().indexes.is_empty());
+        let plain: Bucket<plain::User> = world.store.bucket().name(&name).await.unwrap();
+        assert_eq!(plain.count(..).await.unwrap(), 100);
+        assert_eq!((plain.drop_index("team").await.unwrap(), plain.drop_index("none").await.unwrap()), (0, 0));
     }
 }

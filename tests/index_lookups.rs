@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvtyped::key::{Key, KeyError, ModelKey};
+use kvtyped::model::Lookup;
 use kvtyped::model::index::{IndexInfo, claim_key, entries_of_record, entry_key, parse_claim, parse_entry, values_of};
-use kvtyped::model::{KvModel, Lookup};
 use kvtyped::prelude::{Deserialize, KvModel, Serialize};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -75,11 +75,16 @@ fn index<T: KvModel>(name: &str) -> &'static IndexInfo {
     T::__INDEXES.iter().find(|info| info.name == name).expect("the model has the index")
 }
 
+/// Returns the name of a model.
+fn name<T>() -> String {
+    std::any::type_name::<T>().rsplit("::").next().expect("it has a name").to_lowercase()
+}
+
 /// Returns the key of each entry of a record.
 fn entries<T: KvModel>(record: &T) -> BTreeSet<String> {
     let key = record.key().encode().expect("it is short");
     let entry = |value: &kvtyped::model::index::IndexValue| {
-        entry_key(T::SCHEMA.name, &T::__INDEXES[value.index], &value.text, &key).expect("it is short").to_string()
+        entry_key(&name::<T>(), &T::__INDEXES[value.index], &value.text, &key).expect("it is short").to_string()
     };
     values_of(record).iter().map(entry).collect()
 }
@@ -89,7 +94,7 @@ fn finds<T: KvModel, A>(lookup: &Lookup<T, A>, record: &T) -> bool {
     let info = lookup.info().expect("it is generated");
     let patterns = lookup.patterns();
     let found = entries(record).into_iter().any(|entry| {
-        let value = parse_entry(T::SCHEMA.name, info, &entry).map(|(value, _)| value);
+        let value = parse_entry(&name::<T>(), info, &entry).map(|(value, _)| value);
         patterns.iter().any(|pattern| pattern.matches(&entry)) && value.is_some_and(|value| lookup.matches_value(value))
     });
     found && lookup.matches(record)

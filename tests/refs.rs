@@ -7,7 +7,7 @@ use kvtyped::model::Ref;
 use kvtyped::prelude::*;
 use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 
-use crate::support::{Session, World, on_both_backends, unique};
+use crate::support::{Session, on_both_backends, unique};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "app", key = "team.{company}.{name}")]

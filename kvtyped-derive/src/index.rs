@@ -180,7 +180,7 @@ impl Index {
     }
 }
 
-/// Resolves the indexes of the fields, and then those of the struct.
+/// Resolves the indexes of the fields, and then the indexes of the struct.
 pub(crate) fn resolve(of_struct: Vec<Attribute>, fields: &mut [Field<'_>], ctxt: &mut Ctxt) -> Vec<Index> {
     let mut indexes = Vec::new();
     for (at, field) in fields.iter_mut().enumerate() {

@@ -22,6 +22,7 @@ pub(super) const BUILDERS: &[(&str, &str)] = &[
     ("Create", "create"),
     ("Delete", "delete"),
     ("DeleteMany", "delete_many"),
+    ("DropIndex", "drop_index"),
     ("DryRun", "migrate_dry_run"),
     ("Get", "get"),
     ("GetBy", "get_by"),

@@ -57,6 +57,7 @@ async fn buckets(calls: &Calls, store: &Store) {
     calls.call("Get", sessions.get(key)).await.unwrap();
     calls.call("GetMany", read.get_many(&keys)).await.unwrap();
     calls.call("GetManyResults", read.get_many(&keys).results()).await.unwrap();
+    calls.call("Resolve", read.resolve(keys.iter().cloned().map(kvtyped::model::Ref::new))).await.unwrap();
     calls.call("Touch", sessions.touch(key).ttl(Duration::from_secs(60))).await.unwrap();
     calls.call("Modify", sessions.modify(key, |session| session.visits += 1)).await.unwrap();
     calls.call("TryModify", sessions.try_modify(key, |_| Err::<(), _>("no"))).await.unwrap_err();
@@ -83,6 +84,7 @@ async fn buckets(calls: &Calls, store: &Store) {
     // A model without versions refuses some of these.
     let _ = calls.call("SwitchVersion", sessions.switch_version(1)).await;
     let _ = calls.call("Migrate", sessions.migrate()).await;
+    calls.call("DropIndex", sessions.drop_index("none")).await.unwrap();
     let _ = calls.call("DryRun", sessions.migrate().dry_run()).await;
     let _ = calls.call("Rewrite", sessions.rewrite(.., |_| Change::Keep)).await;
     let referenced = keys.iter().cloned().map(kvtyped::model::Ref::new);

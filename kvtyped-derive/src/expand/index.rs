@@ -97,8 +97,9 @@ fn values(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) ->
     let fields = fields(model, index);
     if let ([field], Some(function)) = (&*fields, &index.with) {
         let ident = field.ident;
-        // A function of another type is reported at its path.
-        return quote_spanned! {function.span()=>
+        // A function of another type is reported at its path. The variables keep the hygiene of the derive.
+        let span = Span::call_site().located_at(function.span());
+        return quote_spanned! {span=>
             #private::each_value(&#function(&self.#ident), &mut |__value| {
                 out.push(#at, |__text| { let _ = __text.segment(__value); })
             });

@@ -181,7 +181,7 @@ impl<T: KvModel> Transaction<'_, T> {
     /// Applies the transaction only if the record of each reference in a field exists: of a
     /// [`Ref`](crate::model::Ref), or of an `Option` or a list of references.
     ///
-    /// The commit reads the records, and checks that they are unchanged when it writes. A record that changes meanwhile
+    /// The commit reads the records, and checks that they are unchanged when it writes. A record that changes in between
     /// is read again. A record that the transaction itself writes exists. Each record counts as a check.
     ///
     /// ```

@@ -222,7 +222,8 @@ fn child(path: &[u32], number: u32) -> Path {
 impl RangeValue for SystemTime {
     const SCALE: Scale = Scale::Calendar;
 
-    /// A time before the year 0 has the levels of its first hour, and a time after the year 9999 those of its last one.
+    /// A time before the year 0 has the levels of the first hour of that year. A time after the year 9999 has the levels
+    /// of the last hour of that year.
     fn levels(&self) -> Vec<u32> {
         let seconds = match self.duration_since(UNIX_EPOCH) {
             Ok(after) => i128::from(after.as_secs()),
