@@ -33,7 +33,7 @@ struct User {
     role: Role,
 }
 
-fn lower_case(email: &String) -> String {
+fn lower_case(email: &str) -> String {
     email.to_lowercase()
 }
 

@@ -10,7 +10,7 @@ use kvtyped::{ErrorKind, Key, Read};
 
 use crate::index_probe::{IndexProbe, User, UserKey, user};
 use crate::needs::needs;
-use crate::support::{World, on_both_backends, unique};
+use crate::support::{on_both_backends, unique};
 
 async fn ids(list: kvtyped::index::ListBy<'_, User>) -> Vec<u64> {
     let found: Vec<_> = list.await.unwrap().try_collect().await.unwrap();

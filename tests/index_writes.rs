@@ -7,7 +7,7 @@ use kvtyped::prelude::*;
 use kvtyped::{Change, ErrorKind};
 
 use crate::index_probe::{IndexProbe, User, UserKey, user};
-use crate::support::{World, on_both_backends};
+use crate::support::on_both_backends;
 
 fn set<const N: usize>(keys: [&str; N]) -> BTreeSet<String> {
     keys.into_iter().map(str::to_owned).collect()

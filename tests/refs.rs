@@ -68,7 +68,7 @@ fn reference_is_indexed_by_its_key() {
     let lookup = User::by_team(core.key());
     assert_eq!(lookup.patterns()[0].to_string(), "user.team.team=2Eacme=2Ecore.>");
     assert!(lookup.matches(&user(1, Some(&core))) && !lookup.matches(&user(2, None)));
-    assert!(User::by_team(&core.key()).matches(&user(1, Some(&core))));
+    assert!(User::by_team(core.key()).matches(&user(1, Some(&core))));
 }
 
 proptest! {

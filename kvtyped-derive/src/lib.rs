@@ -155,7 +155,7 @@ use crate::ctxt::Ctxt;
 ///     #[kv(index(by = "day"))] joined: SystemTime,
 /// }
 ///
-/// fn lower(text: &String) -> String { text.to_lowercase() }
+/// fn lower(text: &str) -> String { text.to_lowercase() }
 /// ```
 ///
 /// Each index generates a function that creates a lookup: `User::by_email("ada@example.com")`, `User::by_team("core")`,

@@ -4,9 +4,9 @@
 //! A lost acknowledgement therefore needs no recovery: the entry is written again until the server replies.
 //!
 //! An entry with a precondition holds once. If an attempt got no conclusive reply and a later one a conflict, the stored
-//! entry decides. If it has the same value and directly follows the expected revision, the write is applied. If another
-//! entry directly follows that revision, the write is refused. Otherwise the outcome is unknown, and the caller reads the
-//! entry.
+//! entry decides. If an entry with another value directly follows the expected revision, the write is refused. Otherwise
+//! the outcome is unknown, and the caller reads the entry. An equal entry proves nothing: another writer may have stored
+//! it, and may depend on it.
 
 use std::time::Duration;
 
@@ -41,13 +41,13 @@ pub(crate) async fn publish_entry(context: &StreamContext, write: &Write, deadli
         let error = match request.classify(request.send().wait(deadline.within(ATTEMPT)).await) {
             Some(WriteReply::Applied { revision, .. }) => return Ok(revision),
             Some(WriteReply::Rejected(error)) if error.is_conflict() && is_open => {
-                return resolve_conflict(&request, error, deadline).await;
+                return Err(resolve_conflict(&request, error, deadline).await);
             }
             Some(WriteReply::Rejected(error)) => return Err(unknown(error, is_open)),
             Some(WriteReply::Inconclusive(error)) => {
                 (is_open, conflicts) = (true, conflicts + 1);
                 if lacks_expected_revision(&error) && conflicts >= MAX_INCONCLUSIVE {
-                    return if is_lost { resolve_conflict(&request, error, deadline).await } else { Err(error) };
+                    return Err(if is_lost { resolve_conflict(&request, error, deadline).await } else { error });
                 }
                 error
             }
@@ -68,18 +68,15 @@ pub(crate) async fn publish_entry(context: &StreamContext, write: &Write, deadli
     }
 }
 
-/// Decides by the stored entry after a conflict that an earlier attempt of this write may have caused.
-async fn resolve_conflict(request: &WriteRequest<'_>, conflict: Error, deadline: Deadline) -> Result<Revision> {
+/// Returns the error of a write by the stored entry, after a conflict that an earlier attempt of this write may have caused.
+async fn resolve_conflict(request: &WriteRequest<'_>, conflict: Error, deadline: Deadline) -> Error {
     let WriteRequest { context, write, .. } = request;
     let Some(expected) = write.precondition.as_ref().filter(|precondition| write.is_own(precondition)) else {
-        return Err(conflict.unknown_outcome());
+        return conflict.unknown_outcome();
     };
     let newest = context.leader_newest(write.space, &write.key, deadline).await;
     match newest {
-        Ok(Some(newest)) if newest.directly_follows(expected.revision) => match newest.payload() == write.value() {
-            true => Ok(newest.revision),
-            false => Err(conflict),
-        },
-        _ => Err(conflict.unknown_outcome()),
+        Ok(Some(newest)) if newest.directly_follows(expected.revision) && newest.payload() != write.value() => conflict,
+        _ => conflict.unknown_outcome(),
     }
 }
