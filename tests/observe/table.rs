@@ -143,6 +143,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("RunUntil", "a loop: its campaigns and resignations are observed"),
     ("Tx::create", "a part of `transact`"),
     ("Tx::get", "a part of `transact`"),
+    ("Tx::get_by", "a part of `transact`"),
 ];
 
 /// Returns the name of the operation of a verb.

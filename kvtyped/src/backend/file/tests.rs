@@ -120,6 +120,16 @@ async fn files_of_other_formats_and_applications_are_refused() {
     assert!(matches!(foreign.kind(), ErrorKind::InvalidConfig { .. }), "{foreign}");
 }
 
+/// Copies the files of a store, which may be open.
+fn copy(from: &Path, to: &Path) {
+    for suffix in ["", "-wal", "-lock"] {
+        let with_suffix = |path: &Path| format!("{}{suffix}", path.display());
+        if Path::new(&with_suffix(from)).exists() {
+            fs::copy(with_suffix(from), with_suffix(to)).unwrap();
+        }
+    }
+}
+
 /// Returns the format of a file.
 fn format(file: &Path) -> i64 {
     let db = Connection::open(file).unwrap();
@@ -150,7 +160,8 @@ async fn index_entries_are_durable_and_raise_the_format() {
         let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
         let record = Write::new(Key::new("i.a").unwrap(), WriteKind::Put("v".into()));
         bucket.write(record, soon()).await.unwrap();
-        assert_eq!(format(&original), 1, "a store without entries stays readable for earlier versions");
+        copy(&original, &folder.0.join("early.kv"));
+        assert_eq!(format(&folder.0.join("early.kv")), 1, "earlier versions can read a store without entries");
         let mut update = BucketConfig::new("b");
         update.index_entries = Some(true);
         let bucket = backend.update(update, soon()).await.unwrap();
@@ -162,12 +173,7 @@ async fn index_entries_are_durable_and_raise_the_format() {
         if !in_journal {
             backend.close().await.unwrap();
         }
-        for suffix in ["", "-wal", "-lock"] {
-            let from = folder.0.join(format!("original.kv{suffix}"));
-            if from.exists() {
-                fs::copy(from, folder.0.join(format!("app.kv{suffix}"))).unwrap();
-            }
-        }
+        copy(&original, &folder.file());
         let salvaged = folder.0.join("salvaged.kv");
         let report = salvage(folder.file(), &salvaged).unwrap();
         assert_eq!((report.entries, report.problems), (3, vec![]));

@@ -298,12 +298,16 @@ mod tests {
         config.limit_markers = Some(Duration::from_secs(5));
         config.rollups = Some(true);
         config.atomic = Some(true);
+        config.index_entries = Some(false);
         config
     }
 
     #[test]
     fn config_round_trips_through_stream_config() {
         assert_eq!(read("b", &to_stream_config(&full())).unwrap(), full());
+        let mut indexed = full();
+        indexed.index_entries = Some(true);
+        assert_eq!(read("b", &to_stream_config(&indexed)).unwrap(), indexed);
         let mut mirror = BucketConfig::new("m").with_defaults(false, false);
         mirror.mirror = Some(Source::new("b").keys("eu.>"));
         let raw = to_stream_config(&mirror);
