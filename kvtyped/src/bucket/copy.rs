@@ -11,11 +11,11 @@ use futures::stream::StreamExt;
 use super::copy_window::{Sent, Window};
 use super::handle::{Bucket, ReadBucket};
 use super::list::Cursor;
-use crate::backend::{Backend, Deadline, Operation, RawBucket, ScanRequest};
-use crate::config::BucketConfig;
+use super::open_raw::open_like;
+use crate::backend::{Backend, Operation, RawBucket, ScanRequest};
 use crate::context::StoreContext;
-use crate::error::{Error, ErrorKind, Result};
-use crate::key::{KeyCodec, Pattern};
+use crate::error::{Error, Result};
+use crate::key::Pattern;
 use crate::model::RawRecord;
 use crate::revision::Revision;
 
@@ -236,45 +236,13 @@ impl CopyTarget {
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<Bucket<RawRecord>> {
-        let Self { backend, timeout: default, context } = self;
-        context.admit()?;
-        let timeout = timeout.unwrap_or(default);
-        let deadline = Deadline::after(timeout);
-        let raw = match backend.open(name, deadline).await? {
-            Some(raw) => raw,
-            None => match backend.create(new_config(from.config(), name, &*backend, deadline).await?, deadline).await {
-                Err(error) if matches!(error.kind(), ErrorKind::BucketExists) => {
-                    let raw = backend.open(name, deadline).await?;
-                    raw.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?
-                }
-                created => created?,
-            },
-        };
-        if is_same(from, &*raw) {
+        let timeout = timeout.unwrap_or(self.timeout);
+        let target = open_like(self.backend, self.context, name, from.config(), timeout).await?;
+        if is_same(from, &*target.inner.raw) {
             return Err(Error::invalid_config("the target is the source; choose another `name` or another store"));
         }
-        Ok(Bucket { read: ReadBucket::new(backend, raw, KeyCodec::Escaped, timeout, context) })
+        Ok(target)
     }
-}
-
-/// Returns the settings of a new target.
-async fn new_config(
-    from: &BucketConfig,
-    name: &str,
-    backend: &dyn Backend,
-    deadline: Deadline,
-) -> Result<BucketConfig> {
-    let capabilities = backend.capabilities(deadline).await?;
-    let mut config = BucketConfig { name: name.to_owned(), ..from.clone() };
-    (config.mirror, config.republish, config.placement) = (None, None, None);
-    (config.write_epochs, config.write_epoch) = (None, None);
-    config.sources.clear();
-    config.irregular.clear();
-    config.metadata.retain(|key, _| !matches!(key.as_str(), super::open::MADE_BY | super::model_card::UPDATED_BY));
-    config.atomic = config.atomic.filter(|atomic| !atomic || capabilities.atomic);
-    config.limit_markers = config.limit_markers.filter(|_| capabilities.key_ttl);
-    config.validate()?;
-    Ok(config)
 }
 
 /// Whether a bucket is the source. Two connections to one server have different backends.

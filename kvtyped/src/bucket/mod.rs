@@ -78,7 +78,7 @@ pub use self::history::History;
 pub use self::list::{Cursor, Entries, KeyStream, Keys, List, ListProgress};
 pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
-pub use self::open_raw::OpenRawBucket;
+pub use self::open_raw::{CreateRawBucket, OpenRawBucket};
 pub use self::put_many::{DeleteMany, PutMany, WriteManyResults, WriteProgress};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
