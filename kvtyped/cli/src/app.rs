@@ -80,7 +80,7 @@ impl App {
     pub(crate) async fn store_to_write(&self, bucket: &str) -> Result<&Target, Failure> {
         self.refuse_read_only(None)?;
         let target = self.target_to_create().await?;
-        self.allow_write(target, bucket)?;
+        self.allow_write(target, bucket).await?;
         Ok(target)
     }
 
@@ -91,7 +91,7 @@ impl App {
             StoreName::Current => self.target_to_create().await?.clone(),
             _ => self.connect(&address.store, true).await?,
         };
-        self.allow_write(&target, &address.bucket)?;
+        self.allow_write(&target, &address.bucket).await?;
         Ok(target)
     }
 
@@ -103,10 +103,10 @@ impl App {
         }
     }
 
-    fn allow_write(&self, target: &Target, bucket: &str) -> Result<(), Failure> {
+    async fn allow_write(&self, target: &Target, bucket: &str) -> Result<(), Failure> {
         self.refuse_read_only(target.context.as_ref())?;
         match target.is_production() {
-            true => crate::confirm::production(self, target, bucket),
+            true => crate::confirm::production(self, target, bucket).await,
             false => Ok(()),
         }
     }
@@ -200,6 +200,12 @@ impl App {
             None => Err(Failure::usage("no store is named")
                 .hint("use `--url URL`, KVTYPED_URL or `--context NAME`, for example `--url nats://127.0.0.1:4222`")),
         }
+    }
+
+    /// Whether a user sits at the terminal.
+    pub(crate) fn is_interactive(&self) -> bool {
+        use std::io::IsTerminal;
+        std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
     /// Saves the fixture, and closes the store.

@@ -84,6 +84,18 @@ pub(crate) enum Command {
     Wait(commands::wait::Args),
     /// Compare two revisions of a key, or two buckets
     Diff(commands::diff::Args),
+    /// Write a record
+    Put(commands::put::Args),
+    /// Change a record in an editor
+    Edit(commands::edit::Args),
+    /// Change fields of a record
+    Patch(commands::patch::Args),
+    /// Remove records
+    Rm(commands::rm::Args),
+    /// Restart the TTL of a record
+    Touch(commands::touch::Args),
+    /// Write an older revision as the newest
+    Restore(commands::restore::Args),
     /// Show and select contexts: names for stores
     #[command(subcommand)]
     Context(commands::context::Command),

@@ -14,12 +14,14 @@ mod fail;
 mod fixture;
 mod interrupt;
 mod json;
+mod merge;
 mod msgpack;
 mod out;
 mod settings;
 mod template;
 mod time;
 mod transfer;
+mod writing;
 
 use std::process::ExitCode;
 

@@ -132,6 +132,7 @@ impl Out {
         };
         let width = if is_terminal { terminal_width() } else { usize::MAX };
         let stdout = RefCell::new(io::BufWriter::with_capacity(1 << 16, io::stdout()));
+        Self { format, is_terminal, has_color, is_quiet, width, stdout }
     }
 
     pub(crate) fn format(&self) -> Format {
@@ -224,6 +225,13 @@ impl Out {
     pub(crate) fn note(&self, text: &str) {
         if !self.is_quiet {
             self.say(text);
+        }
+    }
+
+    /// Writes lines on stderr that are escaped already, unless `--quiet` is given.
+    pub(crate) fn note_lines(&self, lines: &str) {
+        if !self.is_quiet && !lines.is_empty() {
+            let _ = writeln!(io::stderr(), "{lines}");
         }
     }
 

@@ -242,7 +242,7 @@ async fn set(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Don
     }
     if !view.status.config.irregular.is_empty() {
         let irregular = view.status.config.irregular.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        confirm::name(app, &format!("The change also repairs settings of the stream ({irregular})"), bucket)?;
+        confirm::name(app, &format!("The change also repairs settings of the stream ({irregular})"), bucket).await?;
     }
     let target = app.store_to_write(bucket).await?;
     open_to_set(target, bucket, settings).await?.on_drift(Drift::Update).await?;
@@ -259,7 +259,7 @@ async fn remove(app: &App, bucket: &str, dry_run: bool) -> Done {
     }
     let target = app.store_to_write(bucket).await?;
     if !target.is_production() {
-        confirm::name(app, &format!("This removes bucket `{bucket}` with {records} entries ({bytes})"), bucket)?;
+        confirm::name(app, &format!("This removes bucket `{bucket}` with {records} entries ({bytes})"), bucket).await?;
     }
     // Through a handle, so that only the bucket that was counted is removed.
     target.store.raw(bucket).await?.destroy().await?;

@@ -5,9 +5,15 @@ pub(crate) mod buckets;
 pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod diff;
+pub(crate) mod edit;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod ls;
+pub(crate) mod patch;
+pub(crate) mod put;
+pub(crate) mod restore;
+pub(crate) mod rm;
+pub(crate) mod touch;
 pub(crate) mod wait;
 pub(crate) mod watch;
 
@@ -28,6 +34,12 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         Command::Watch(args) => watch::run(app, args).await,
         Command::Wait(args) => wait::run(app, args).await,
         Command::Diff(args) => diff::run(app, args).await,
+        Command::Put(args) => put::run(app, args).await,
+        Command::Edit(args) => edit::run(app, args).await,
+        Command::Patch(args) => patch::run(app, args).await,
+        Command::Rm(args) => rm::run(app, args).await,
+        Command::Touch(args) => touch::run(app, args).await,
+        Command::Restore(args) => restore::run(app, args).await,
         Command::Context(command) => context::run(app, command),
         Command::Completions(args) => completions::run(app, args),
         Command::Man => completions::man(app),
