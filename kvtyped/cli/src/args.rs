@@ -96,6 +96,12 @@ pub(crate) enum Command {
     Touch(commands::touch::Args),
     /// Write an older revision as the newest
     Restore(commands::restore::Args),
+    /// Print the records of a bucket as lines of JSON, with their remaining TTLs
+    Export(commands::export::Args),
+    /// Write the records of an export
+    Import(commands::import::Args),
+    /// Copy a bucket to another store
+    Copy(commands::copy::Args),
     /// Show and select contexts: names for stores
     #[command(subcommand)]
     Context(commands::context::Command),

@@ -4,10 +4,13 @@ pub(crate) mod bucket;
 pub(crate) mod buckets;
 pub(crate) mod completions;
 pub(crate) mod context;
+pub(crate) mod copy;
 pub(crate) mod diff;
 pub(crate) mod edit;
+pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod history;
+pub(crate) mod import;
 pub(crate) mod ls;
 pub(crate) mod patch;
 pub(crate) mod put;
@@ -40,6 +43,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         Command::Rm(args) => rm::run(app, args).await,
         Command::Touch(args) => touch::run(app, args).await,
         Command::Restore(args) => restore::run(app, args).await,
+        Command::Export(args) => export::run(app, args).await,
+        Command::Import(args) => import::run(app, args).await,
+        Command::Copy(args) => copy::run(app, args).await,
         Command::Context(command) => context::run(app, command),
         Command::Completions(args) => completions::run(app, args),
         Command::Man => completions::man(app),
