@@ -154,7 +154,7 @@ fn dry_runs_send_nothing_that_writes() {
 fn credentials_are_neither_arguments_nor_output() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = "authorization { user: ada, password: s3cret }";
-    let server = runtime.block_on(harness::Server::builder().config(config).start());
+    let server = runtime.block_on(harness::Server::builder().config(config).auth().start());
     let world = World::file();
     let host = format!("127.0.0.1:{}", server.port());
     let secret = format!("nats://ada:s3cret@{host}");
