@@ -5,6 +5,7 @@ mod app;
 mod args;
 mod codec;
 mod commands;
+mod complete;
 mod confirm;
 mod context;
 mod diffs;
@@ -32,6 +33,8 @@ use crate::args::Cli;
 use crate::fail::{Code, Failure};
 
 fn main() -> ExitCode {
+    // Answers a shell that asks for completions, and ends.
+    clap_complete::CompleteEnv::with_factory(complete::command).complete();
     let Cli { global, command } = Cli::parse();
     let app = App::new(global);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
