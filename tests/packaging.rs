@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use crate::language;
 
-/// Crates that only users of an integration or of the file backend build.
+/// Crates that only users of an integration, of the file backend or of the command line tool build.
 const HEAVY: &[&str] =
-    &["axum", "axum-core", "http", "hyper", "libsqlite3-sys", "rusqlite", "sha2", "tower", "tower-layer"];
+    &["axum", "axum-core", "clap", "http", "hyper", "libsqlite3-sys", "rusqlite", "sha2", "tower", "tower-layer"];
 
 /// The number of crates of the default features. More than two further crates need a reason.
 const DEFAULT_CRATES: usize = 109;
@@ -141,6 +141,7 @@ fn default_members_build_no_web_framework() {
     assert!(heavy.is_empty(), "`cargo run --example quickstart` builds {heavy:?}");
     let service = tree(&["-p", "kvtyped-web-service"]);
     assert!(service.contains("axum") && service.contains("tower-layer"), "the names are correct");
+    assert!(tree(&["-p", "kvtyped-cli"]).contains("clap"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `copy_bucket`: the current records of a bucket, copied to a bucket of any store.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -12,12 +11,12 @@ use futures::stream::StreamExt;
 use super::copy_window::{Sent, Window};
 use super::handle::{Bucket, ReadBucket};
 use super::list::Cursor;
-use crate::backend::{Backend, Deadline, Operation, RawBucket, ScanRequest};
-use crate::config::BucketConfig;
+use super::open_raw::open_like;
+use crate::backend::{Backend, Operation, RawBucket, ScanRequest};
 use crate::context::StoreContext;
-use crate::error::{Error, ErrorKind, Result};
-use crate::key::{KeyCodec, Pattern};
-use crate::model::{ModelCard, RawRecord};
+use crate::error::{Error, Result};
+use crate::key::Pattern;
+use crate::model::RawRecord;
 use crate::revision::Revision;
 
 /// The operation of errors.
@@ -27,7 +26,7 @@ const OPERATION: &str = "copy_bucket";
 ///
 /// The copy has the bytes, the [headers](crate::Entry::headers), the remaining TTL and the order of the records. Their
 /// revisions differ. History, delete markers, and entries of indexes are not copied. Build the indexes of the copy
-/// again.
+/// again: its cards list none.
 ///
 /// A target that does not exist is created with the settings and the model cards of the source. The settings for
 /// mirrors, sources, republish, placement and write epochs are not copied, nor are limit markers and atomic batches
@@ -237,53 +236,13 @@ impl CopyTarget {
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<Bucket<RawRecord>> {
-        let Self { backend, timeout: default, context } = self;
-        context.admit()?;
-        let timeout = timeout.unwrap_or(default);
-        let deadline = Deadline::after(timeout);
-        let raw = match backend.open(name, deadline).await? {
-            Some(raw) => raw,
-            None => match backend.create(new_config(from.config(), name, &*backend, deadline).await?, deadline).await {
-                Err(error) if matches!(error.kind(), ErrorKind::BucketExists) => {
-                    let raw = backend.open(name, deadline).await?;
-                    raw.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?
-                }
-                created => created?,
-            },
-        };
-        if is_same(from, &*raw) {
+        let timeout = timeout.unwrap_or(self.timeout);
+        let target = open_like(self.backend, self.context, name, from.config(), timeout).await?;
+        if is_same(from, &*target.inner.raw) {
             return Err(Error::invalid_config("the target is the source; choose another `name` or another store"));
         }
-        Ok(Bucket { read: ReadBucket::new(backend, raw, KeyCodec::Escaped, timeout, context) })
+        Ok(target)
     }
-}
-
-/// Returns the settings of a new target.
-async fn new_config(
-    from: &BucketConfig,
-    name: &str,
-    backend: &dyn Backend,
-    deadline: Deadline,
-) -> Result<BucketConfig> {
-    let capabilities = backend.capabilities(deadline).await?;
-    let mut config = BucketConfig { name: name.to_owned(), ..from.clone() };
-    (config.mirror, config.republish, config.placement) = (None, None, None);
-    (config.write_epochs, config.write_epoch) = (None, None);
-    config.sources.clear();
-    config.irregular.clear();
-    config.metadata.retain(|key, _| !matches!(key.as_str(), super::open::MADE_BY | super::model_card::UPDATED_BY));
-    for (key, text) in &mut config.metadata {
-        // Index entries are not copied, so the copy has no index yet.
-        if ModelCard::model_of(key).is_some()
-            && let Ok(card) = ModelCard::parse(text)
-        {
-            *text = ModelCard { indexes: BTreeMap::new(), ..card }.to_text();
-        }
-    }
-    config.atomic = config.atomic.filter(|atomic| !atomic || capabilities.atomic);
-    config.limit_markers = config.limit_markers.filter(|_| capabilities.key_ttl);
-    config.validate()?;
-    Ok(config)
 }
 
 /// Whether a bucket is the source. Two connections to one server have different backends.

@@ -83,7 +83,7 @@ pub use self::history::History;
 pub use self::list::{Cursor, Entries, KeyStream, Keys, List, ListProgress};
 pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
-pub use self::open_raw::OpenRawBucket;
+pub use self::open_raw::{CreateRawBucket, OpenRawBucket};
 pub use self::put_many::{DeleteMany, PutMany, WriteManyResults, WriteProgress};
 pub use self::resolve::{Resolve, Resolved};
 pub use self::touch::Touch;

@@ -118,6 +118,11 @@ impl<T: KvModel> OpenBucket<T> {
         }
     }
 
+    /// Returns the backend and the state of the store, the name of the bucket, and the timeout.
+    pub(super) fn into_parts(self) -> ((Arc<dyn Backend>, Arc<StoreContext>), String, Duration) {
+        ((self.backend, self.context), self.config.name, self.timeout)
+    }
+
     fn set(mut self, set: impl FnOnce(&mut BucketConfig)) -> Self {
         set(&mut self.config);
         self

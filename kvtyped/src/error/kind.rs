@@ -213,10 +213,16 @@ pub enum ErrorKind {
     },
 }
 
-/// Control characters are escaped.
 impl ErrorKind {
-    /// Returns the name of the variant in snake case, without its fields: `already_exists`.
-    pub(crate) fn name(&self) -> String {
+    /// Returns the name of the variant in snake case, without its fields: `already_exists`. For metrics and for
+    /// machine-readable output. The name of a variant never changes.
+    ///
+    /// ```
+    /// use kvtyped::ErrorKind;
+    ///
+    /// assert_eq!(ErrorKind::AlreadyExists.name(), "already_exists");
+    /// ```
+    pub fn name(&self) -> String {
         let text = format!("{self:?}");
         let name = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
         let mut snake = String::with_capacity(name.len() + 4);
@@ -230,6 +236,7 @@ impl ErrorKind {
     }
 }
 
+/// Control characters are escaped.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         struct Unescaped<'a>(&'a ErrorKind);

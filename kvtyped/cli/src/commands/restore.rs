@@ -1,0 +1,68 @@
+//! `restore`: writes an older revision as the newest.
+
+use kvtyped::{Read, Revision};
+
+use crate::app::App;
+use crate::commands::{key, no_record};
+use crate::diffs;
+use crate::entry::Shown;
+use crate::fail::{Code, Done};
+use crate::writing::{self, WriteOptions};
+
+/// The arguments of `restore`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The bucket
+    bucket: String,
+    /// The key
+    key: String,
+    /// The revision, as `history` prints it
+    revision: u64,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+pub(crate) async fn run(app: &App, args: Args) -> Done {
+    let key = key(&args.key)?;
+    let view = writing::open(app, &args.bucket, args.options).await?;
+    let newest = view.bucket.get(&key).read(Read::Leader).await?;
+    let older = view.bucket.get(&key).at(Revision::new(args.revision)).await?.ok_or_else(|| {
+        no_record(view.name(), &key)
+            .context(&format!("revision {} is not kept", args.revision))
+            .hint(format!("list the revisions with `kvtyped history {} {key}`", view.name()))
+    })?;
+    if newest.as_ref().is_some_and(|newest| newest.revision() == older.revision()) {
+        app.out.note("the revision is the newest one already");
+        return Ok(Code::Success);
+    }
+    // The TTL of the record that is replaced, because the older one has expired or would have.
+    let ttl = match newest.as_ref().unwrap_or(&older) {
+        entry if entry.ttl().is_some() => writing::kept_ttl(entry, false)?,
+        _ => None,
+    };
+    let headers = older.headers().clone().with_cause(None);
+    let op = if newest.is_some() { "update" } else { "create" };
+    if args.options.dry_run {
+        let pretty = |entry| Shown::of_entry(view.name(), &view.models, entry).record.map(|record| record.pretty());
+        let before = newest.as_ref().and_then(pretty).unwrap_or_default();
+        app.out.note_lines(&diffs::lines(app, &before, &pretty(&older).unwrap_or_default()));
+        writing::report(app, view.name(), &key, (op, None), ttl)?;
+        return Ok(Code::Success);
+    }
+    macro_rules! send {
+        ($write:expr) => {{
+            let write = $write.headers(headers);
+            match ttl {
+                Some(ttl) => write.ttl(ttl).await?,
+                None => write.await?,
+            }
+        }};
+    }
+    // Only over the revision that was read, so that no write of another user is lost.
+    let revision = match &newest {
+        Some(newest) => send!(view.bucket.update(older.value(), newest.revision())),
+        None => send!(view.bucket.create(older.value())),
+    };
+    writing::report(app, view.name(), &key, (op, Some(revision)), ttl)?;
+    Ok(Code::Success)
+}

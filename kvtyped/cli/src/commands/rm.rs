@@ -1,0 +1,162 @@
+//! `rm`: removes records.
+
+use futures::StreamExt;
+use kvtyped::{Key, Read};
+
+use crate::app::{App, WriteView};
+use crate::commands::{filter, is_filter, key, no_record};
+use crate::confirm;
+use crate::fail::{Code, Done, Failure};
+use crate::json::object;
+use crate::out::Item;
+use crate::writing::{self, WriteOptions};
+
+/// How many keys the question shows.
+const SHOWN: usize = 5;
+
+/// How many records are removed at once.
+const WINDOW: usize = 256;
+
+/// The arguments of `rm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The bucket
+    bucket: String,
+    /// Keys, or filters such as `acme.*`. More than one record needs a confirmation
+    #[arg(required = true, value_name = "KEY|FILTER")]
+    keys: Vec<String>,
+    /// Also remove the history of the keys
+    #[arg(long)]
+    purge: bool,
+    /// Remove only if the record has this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+pub(crate) async fn run(app: &App, args: Args) -> Done {
+    let view = writing::open(app, &args.bucket, args.options).await?;
+    if let [single] = args.keys.as_slice()
+        && !is_filter(single)
+    {
+        return one(app, &view, key(single)?, &args).await;
+    }
+    if args.if_revision.is_some() {
+        return Err(Failure::usage("`--if-revision` is for one key"));
+    }
+    let keys = found(&view, &args.keys).await?;
+    if keys.is_empty() {
+        app.out.note("no record matches");
+        return Ok(Code::NotFound);
+    }
+    let mut examples: Vec<_> = keys.iter().take(SHOWN).map(Key::as_str).collect();
+    if keys.len() > SHOWN {
+        examples.push("…");
+    }
+    let what = format!("This removes {} records of bucket `{}`: {}", keys.len(), view.name(), examples.join(", "));
+    if args.options.dry_run {
+        app.out.note(&format!("{what} (dry run)"));
+        return finish(app, &view, keys.len() as u64, 0, true);
+    }
+    if !view.is_production || keys.len() > 1 {
+        confirm::count(app, &what, keys.len() as u64).await?;
+    }
+    many(app, &view, keys, args.purge).await
+}
+
+async fn one(app: &App, view: &WriteView, key: Key, args: &Args) -> Done {
+    let op = if args.purge { "purge" } else { "delete" };
+    let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;
+    let wanted = args.if_revision.map_or(stored.revision(), Into::into);
+    if wanted != stored.revision() {
+        return Err(Failure::conflict(format!("the record has revision {}, not {wanted}", stored.revision())));
+    }
+    if args.options.dry_run {
+        writing::report(app, view.name(), &key, (op, None), None)?;
+        return Ok(Code::Success);
+    }
+    macro_rules! remove {
+        ($removal:expr) => {
+            match args.if_revision {
+                Some(revision) => $removal.if_revision(revision.into()).await?,
+                None => $removal.await?,
+            }
+        };
+    }
+    match args.purge {
+        true => _ = remove!(view.bucket.purge(&key)),
+        false => _ = remove!(view.bucket.delete(&key)),
+    }
+    let json = object! {
+        "v" => 1u8,
+        "type" => "removed",
+        "bucket" => view.name(),
+        "key" => key.as_str(),
+        "op" => op,
+        "revision" => stored.revision(),
+    };
+    let cells = [key.to_string(), op.to_owned(), stored.revision().to_string()];
+    app.out.one(&["KEY", "OP", "REVISION"], &Item::new(json).cells(cells).name(key.as_str()))?;
+    Ok(Code::Success)
+}
+
+/// Returns the existing keys of the arguments, each once.
+async fn found(view: &WriteView, arguments: &[String]) -> Result<Vec<Key>, Failure> {
+    let mut keys = std::collections::BTreeSet::new();
+    for argument in arguments {
+        let mut found = view.bucket.keys(filter(Some(argument))?).await?;
+        while let Some(key) = found.next().await {
+            keys.insert(key?);
+        }
+    }
+    Ok(keys.into_iter().collect())
+}
+
+async fn many(app: &App, view: &WriteView, keys: Vec<Key>, purge: bool) -> Done {
+    let bar = app.out.progress(keys.len() as u64, "removed");
+    let mut removals = futures::stream::iter(&keys)
+        .map(|key| async move {
+            let removed = match purge {
+                true => view.bucket.purge(key).await.map(|_| ()),
+                false => view.bucket.delete(key).await.map(|_| ()),
+            };
+            (key, removed)
+        })
+        .buffer_unordered(WINDOW);
+    let (mut removed, mut failed) = (0, 0);
+    let mut last = None;
+    while let Some((key, result)) = removals.next().await {
+        bar.inc(1);
+        match result {
+            Ok(()) => removed += 1,
+            Err(error) => {
+                failed += 1;
+                bar.suspend(|| app.out.warn(&format!("`{key}` is not removed: {error}")));
+                last = Some(error);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    finish(app, view, removed, failed, false)?;
+    match last {
+        Some(error) => Err(Failure::from(error)),
+        None => Ok(Code::Success),
+    }
+}
+
+fn finish(app: &App, view: &WriteView, removed: u64, failed: u64, dry_run: bool) -> Done {
+    let json = object! {
+        "v" => 1u8,
+        "type" => "removed",
+        "bucket" => view.name(),
+        "records" => removed,
+        "failed" => failed,
+        "dry_run" => dry_run.then_some(true),
+    };
+    app.out.one(
+        &["REMOVED", "FAILED"],
+        &Item::new(json).cells([removed.to_string(), failed.to_string()]).name(view.name()),
+    )?;
+    Ok(Code::Success)
+}

@@ -1,0 +1,45 @@
+//! `touch`: restarts the TTL of a record.
+
+use std::time::Duration;
+
+use kvtyped::Read;
+
+use crate::app::App;
+use crate::commands::{key, no_record};
+use crate::fail::{Code, Done};
+use crate::time::parse_duration;
+use crate::writing::{self, WriteOptions};
+
+/// The arguments of `touch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The bucket, which must keep one revision of each key
+    bucket: String,
+    /// The key
+    key: String,
+    /// The new TTL. By default the TTL of the last write starts again
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    options: WriteOptions,
+}
+
+pub(crate) async fn run(app: &App, args: Args) -> Done {
+    let key = key(&args.key)?;
+    // The bytes and the index entries of the record stay the same.
+    let options = WriteOptions { allow_unindexed: true, ..args.options };
+    let view = writing::open(app, &args.bucket, options).await?;
+    if args.options.dry_run {
+        let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;
+        let kept = stored.ttl().filter(|ttl| !ttl.is_never()).map(|ttl| ttl.as_duration());
+        writing::report(app, view.name(), &key, ("touch", None), args.ttl.or(kept))?;
+        return Ok(Code::Success);
+    }
+    let touch = view.bucket.touch(&key);
+    let revision = match args.ttl {
+        Some(ttl) => touch.ttl(ttl).await?,
+        None => touch.await?,
+    };
+    writing::report(app, view.name(), &key, ("touch", Some(revision)), args.ttl)?;
+    Ok(Code::Success)
+}

@@ -1,0 +1,158 @@
+//! What commands that write one record share.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::time::Duration;
+
+use kvtyped::backend::RecordHeaders;
+use kvtyped::{Entry, Key, RawRecord, Revision};
+
+use crate::app::{App, WriteView};
+use crate::codec::{Codec, Models};
+use crate::fail::Failure;
+use crate::json::{Json, object};
+use crate::out::Item;
+use crate::time;
+
+/// Options of commands that write records.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct WriteOptions {
+    /// Do everything except the write
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Write to a bucket with indexes, which the tool does not maintain
+    #[arg(long)]
+    pub(crate) allow_unindexed: bool,
+}
+
+/// Reads the argument of a value: a text, `@FILE`, or `-` for stdin.
+pub(crate) fn input(argument: Option<&str>) -> Result<Vec<u8>, Failure> {
+    match argument {
+        Some("-") => stdin(),
+        None if !io::stdin().is_terminal() => stdin(),
+        None => Err(Failure::usage("no value is given; pass it as text, as `@FILE`, or as `-` for stdin")),
+        Some(text) => match text.strip_prefix('@') {
+            Some(file) => fs::read(file).map_err(|error| Failure::not_found(format!("`{file}`: {error}"))),
+            None => Ok(text.as_bytes().to_vec()),
+        },
+    }
+}
+
+fn stdin() -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens a bucket for a write. With `--dry-run`, opens it in the same way, and the caller writes nothing.
+pub(crate) async fn open(app: &App, bucket: &str, options: WriteOptions) -> Result<WriteView, Failure> {
+    match options.dry_run {
+        true => {
+            let target = app.target().await?;
+            WriteView::open(target, bucket, options.allow_unindexed).await
+        }
+        false => app.write_view(bucket, options.allow_unindexed).await,
+    }
+}
+
+/// Returns the codec of a record: the named one, else that of the card, else that of the stored value.
+pub(crate) fn codec_of(
+    models: &Models,
+    key: &Key,
+    named: Option<Codec>,
+    stored: Option<&Entry<RawRecord>>,
+) -> Result<Option<Codec>, Failure> {
+    if named.is_some() {
+        return Ok(named);
+    }
+    if let Some(model) = models.of_key(key.as_str()) {
+        let codec = &model.card.codec;
+        let found = Codec::of_name(codec).ok_or_else(|| {
+            Failure::data(format!("the tool cannot encode the codec `{codec}` of model `{}`", model.name))
+                .hint("write the bytes with `--raw`")
+        });
+        return found.map(Some);
+    }
+    Ok(stored.and_then(|entry| models.decode(key, entry.headers(), &entry.bytes).codec))
+}
+
+/// Encodes the text of a user: JSON for the codecs `json` and `msgpack`, the text itself for others. Without a codec, it
+/// is JSON if it parses as JSON.
+pub(crate) fn encode(codec: Option<Codec>, text: &[u8]) -> Result<Vec<u8>, Failure> {
+    let parse = || {
+        Json::parse(text).map_err(|error| {
+            Failure::data(format!("the value is not JSON: {error}"))
+                .hint("quote a text: '\"text\"'; or use `--codec text`")
+        })
+    };
+    match codec {
+        Some(codec @ (Codec::Json | Codec::Msgpack)) => codec.encode(&parse()?).map_err(Failure::data),
+        Some(Codec::Text) => match std::str::from_utf8(text) {
+            Ok(text) => Ok(text.as_bytes().to_vec()),
+            Err(_) => Err(Failure::data("the value is not UTF-8, and the codec is `text`")),
+        },
+        Some(Codec::Bytes) => Ok(text.to_vec()),
+        None => Ok(Json::parse(text).map_or_else(|_| text.to_vec(), |value| value.line().into_bytes())),
+    }
+}
+
+/// Returns the headers of a write that replaces a record.
+pub(crate) fn kept_headers(stored: &Entry<RawRecord>, is_raw: bool) -> Result<RecordHeaders, Failure> {
+    let headers = stored.headers().clone().with_cause(None);
+    let is_sealed = headers.encoding().is_some() || headers.key_id().is_some() || headers.signature().is_some();
+    match is_sealed && !is_raw {
+        true => {
+            Err(Failure::refused(format!("record `{}` is encoded, encrypted or signed by its program", stored.key()))
+                .hint("write its bytes with `--raw`"))
+        }
+        false => Ok(headers),
+    }
+}
+
+/// Returns the headers of a new record: the version that the programs of the model write.
+pub(crate) fn new_headers(models: &Models, key: &Key) -> RecordHeaders {
+    let writes = models.of_key(key.as_str()).map(|model| model.card.writes);
+    RecordHeaders::of_version(writes.filter(|version| *version > 1))
+}
+
+/// Returns the TTL of a write that replaces a record: the whole TTL again, or the remaining time.
+pub(crate) fn kept_ttl(stored: &Entry<RawRecord>, keep_deadline: bool) -> Result<Option<Duration>, Failure> {
+    match stored.ttl() {
+        None => Ok(None),
+        Some(ttl) if ttl.is_never() => {
+            Err(Failure::refused(format!("record `{}` is exempt from the TTL of its bucket", stored.key()))
+                .hint("a write would end the exemption; use `--no-ttl` or `--ttl`"))
+        }
+        Some(ttl) if !keep_deadline => Ok(Some(ttl.as_duration())),
+        Some(_) => {
+            let left = Duration::from_secs(stored.remaining().unwrap_or_default().as_secs());
+            match left.is_zero() {
+                true => Err(Failure::refused(format!("record `{}` has less than a second left", stored.key()))),
+                false => Ok(Some(left)),
+            }
+        }
+    }
+}
+
+/// Prints what was written, or what would be written.
+pub(crate) fn report(
+    app: &App,
+    bucket: &str,
+    key: &Key,
+    (op, revision): (&str, Option<Revision>),
+    ttl: Option<Duration>,
+) -> Result<(), Failure> {
+    let json = object! {
+        "v" => 1u8,
+        "type" => "written",
+        "bucket" => bucket,
+        "key" => key.as_str(),
+        "op" => op,
+        "revision" => revision,
+        "ttl_ms" => ttl,
+        "dry_run" => revision.is_none().then_some(true),
+    };
+    let revision = revision.map_or_else(|| "dry run".to_owned(), |revision| revision.to_string());
+    let cells = [key.to_string(), op.to_owned(), revision, ttl.map(time::short).unwrap_or_default()];
+    app.out.one(&["KEY", "OP", "REVISION", "TTL"], &Item::new(json).cells(cells).name(key.as_str()))
+}

@@ -1,0 +1,11 @@
+//! The tool as its users run it: through pipes and through a pseudo-terminal, on memory, a file and a server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
+#![allow(clippy::disallowed_methods, reason = "the tests wait for processes, outside of a runtime and its clock")]
+
+mod contract;
+mod reading;
+mod safety;
+mod terminal;
+mod transfer;
+mod world;
+mod writing;
