@@ -18,6 +18,7 @@ pub(super) const BUILDERS: &[(&str, &str)] = &[
     ("Count", "count"),
     ("CountVersions", "schema_versions"),
     ("Create", "create"),
+    ("CreateRawBucket", "open"),
     ("Delete", "delete"),
     ("DeleteMany", "delete_many"),
     ("DryRun", "migrate_dry_run"),
