@@ -83,6 +83,14 @@ impl LockFile {
     }
 }
 
+impl Drop for LockFile {
+    /// Releases the lock at once. Closing the file alone would not: a process that another thread is starting has a
+    /// copy of the descriptor for a moment.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl Mark {
     fn to_bytes(self) -> [u8; MARK_LENGTH] {
         let mut bytes = [b' '; MARK_LENGTH];
