@@ -20,6 +20,7 @@ pub(super) const BUILDERS: &[(&str, &str)] = &[
     ("CountBy", "count_by"),
     ("CountVersions", "schema_versions"),
     ("Create", "create"),
+    ("CreateRawBucket", "open"),
     ("Delete", "delete"),
     ("DeleteMany", "delete_many"),
     ("DropIndex", "drop_index"),

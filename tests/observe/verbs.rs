@@ -47,6 +47,8 @@ async fn buckets(calls: &Calls, store: &Store) {
     let open = store.bucket().name(sessions.name()).read_only();
     let read: ReadBucket<Session> = calls.call("OpenReadBucket", open).await.unwrap();
     let raw = calls.call("OpenRawBucket", store.raw(sessions.name())).await.unwrap();
+    let like = store.raw(sessions.name()).create_like(sessions.config());
+    calls.call("CreateRawBucket", like).await.unwrap();
     let all: Vec<_> = (0..3).map(|id| Session::new("acme", id)).collect();
     let keys: Vec<_> = all.iter().map(Session::key).collect();
     let key = &keys[0];
