@@ -82,6 +82,7 @@ const METHODS: &[&str] = &[
     "buckets",
     "check",
     "delete_bucket",
+    "depose",
     "leader",
     "members",
     "next",
@@ -260,7 +261,9 @@ async fn every_operation(store: &Store) {
     let leadership = election.campaign(&"me".to_owned()).await.unwrap();
     election.leader().await.unwrap();
     drop(election.observe().await.unwrap());
+    let fence = leadership.fence();
     leadership.resign().await.unwrap();
+    election.depose(fence).await.unwrap();
     let semaphore = store.semaphore(unique("semaphore"), 1);
     let permit = semaphore.acquire().await.unwrap();
     semaphore.try_acquire().await.unwrap();

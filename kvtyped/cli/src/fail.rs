@@ -179,6 +179,11 @@ impl Failure {
         self.kind == "closed_pipe"
     }
 
+    /// Returns the message, without the hint.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Returns the error as an object.
     pub(crate) fn json(&self) -> Json {
         let outcome = match self.outcome {

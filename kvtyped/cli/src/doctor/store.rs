@@ -1,0 +1,67 @@
+//! The checks of the connection, the server and its features.
+
+use kvtyped::Store;
+use kvtyped::store::StoreInfo;
+
+use super::Finding;
+use crate::fail::Failure;
+use crate::time;
+
+/// A round trip that makes leases unreliable.
+const SLOW: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Checks the connection and the server. Returns the information about the server, if it answers.
+pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>) -> Result<Option<StoreInfo>, Failure> {
+    let health = store.health().await?;
+    let Some(round_trip) = health.round_trip else {
+        findings.push(
+            Finding::error("connection", format!("{url} does not answer"))
+                .repair("check that the server runs and that the network lets the port through"),
+        );
+        return Ok(None);
+    };
+    let answered = format!("{url} answered in {}", time::short(round_trip));
+    findings.push(match round_trip > SLOW {
+        true => Finding::warning("connection", answered).repair("use longer TTLs for leases, or a nearer server"),
+        false => Finding::ok("connection", answered),
+    });
+    let info = match store.info().await {
+        Ok(info) => info,
+        Err(error) => {
+            findings.push(
+                Finding::error("jetstream", error.report())
+                    .repair("enable JetStream on the server, and allow the user to publish to `$JS.API.INFO`"),
+            );
+            return Ok(None);
+        }
+    };
+    if let Some(server) = &info.server {
+        let cluster = match &server.cluster {
+            Some(cluster) => format!("in cluster `{cluster}`"),
+            None => "without a cluster".to_owned(),
+        };
+        let text = format!("nats-server {} on {}:{}, {cluster}", server.version, server.host, server.port);
+        findings.push(Finding::ok("server", text));
+    }
+    findings.push(Finding::ok("backend", info.capabilities.backend.clone()));
+    for (feature, is_there, needs) in features(&info) {
+        findings.push(match is_there {
+            true => Finding::ok("feature", format!("{feature}: available")),
+            false => Finding::note("feature", format!("{feature}: not available"))
+                .repair(format!("upgrade the server to nats-server {needs}")),
+        });
+    }
+    Ok(Some(info))
+}
+
+/// Returns the features, whether the server has them, and the version of the server that they need.
+fn features(info: &StoreInfo) -> [(&'static str, bool, &'static str); 5] {
+    let capabilities = &info.capabilities;
+    [
+        ("TTLs of single records, locks and other leases", capabilities.key_ttl, "2.11"),
+        ("transactions", capabilities.atomic, "2.12.1"),
+        ("counters of the server", capabilities.counters, "2.12"),
+        ("write epochs", capabilities.write_epochs, "2.11"),
+        ("mirrors", capabilities.mirrors, "2.10"),
+    ]
+}
