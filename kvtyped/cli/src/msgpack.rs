@@ -24,10 +24,20 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Json, String> {
     let mut rest = bytes;
     let value = rmpv::decode::read_value_with_max_depth(&mut rest, MAX_DEPTH)
         .map_err(|_| format!("not MessagePack after {} bytes", bytes.len() - rest.len()))?;
+    if has_reserved(&value, bytes) {
+        return Err("not MessagePack: the reserved byte 0xc1".to_owned());
+    }
     match rest.len() {
         0 => Ok(to_json(value)),
         more => Err(format!("{more} bytes follow the MessagePack value")),
     }
+}
+
+/// Whether the value has the reserved byte, which `rmpv` reads as nil.
+fn has_reserved(value: &Value, bytes: &[u8]) -> bool {
+    let mut encoded = Vec::new();
+    let is_encoded = rmpv::encode::write_value(&mut encoded, value).is_ok();
+    is_encoded && encoded.iter().zip(bytes).find(|(encoded, byte)| encoded != byte) == Some((&0xc0, &0xc1))
 }
 
 /// Encodes a value.

@@ -18,6 +18,7 @@
 // | `handle` | `Bucket`, `ReadBucket` and the state that their clones share |
 // | `epochs` | writes in the current write epoch |
 // | `stored_schema` | the schemas of the program and of the bucket |
+// | `indexes` | the indexes of the program and of the card |
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
@@ -41,6 +42,7 @@ pub(crate) mod precondition;
 mod handle;
 mod epochs;
 pub(crate) mod stored_schema;
+mod indexes;
 mod model_card;
 mod identity;
 mod open;

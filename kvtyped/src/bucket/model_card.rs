@@ -1,8 +1,10 @@
 //! The card of a model in the metadata of its bucket. Created with the bucket, and compared when the bucket is opened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::handle::ReadBucket;
+use super::indexes;
 use super::stored_schema;
 use crate::backend::{Backend, Backoff, BucketStatus, Deadline, RawBucket};
 use crate::config::{BucketConfig, Drift};
@@ -27,6 +29,7 @@ pub(super) fn new_card<T: KvModel>(key_codec: KeyCodec) -> Option<ModelCard> {
         writes: schema.writes,
         oldest: schema.writes,
         schema: stored_schema::newest::<T>().map(|schema| schema.fingerprint()),
+        indexes: indexes::of_new_bucket::<T>(),
         key_codec: (key_codec != KeyCodec::Escaped).then(|| key_codec.name().to_owned()),
         written_by: Some(env!("CARGO_PKG_VERSION").to_owned()),
         other: Default::default(),
@@ -99,6 +102,9 @@ fn check<T: KvModel>(
             short(&card.codec),
             schema.version.saturating_add(1)
         ));
+    }
+    if let Err(reason) = indexes::compare::<T>(card, is_read_only) {
+        return differs(reason);
     }
     compare_schemas::<T>(config, card)?;
     if card.writes > schema.version && !schema.keeps_newer {
@@ -199,13 +205,15 @@ fn updated<T: KvModel>(found: Option<ModelCard>, key_codec: KeyCodec) -> Option<
     let schema = T::SCHEMA;
     let Some(found) = found else {
         // The bucket may have records of every version, and records without one.
-        return Some(ModelCard { oldest: schema.oldest.min(schema.unversioned), ..own });
+        let oldest = schema.oldest.min(schema.unversioned);
+        // The records of the bucket have no entries yet.
+        return Some(ModelCard { oldest, indexes: BTreeMap::new(), ..own });
     };
     if found.version > own.version {
         return Some(found);
     }
-    let ModelCard { writes, oldest, other, .. } = found;
-    Some(ModelCard { writes, oldest, other, ..own })
+    let ModelCard { writes, oldest, indexes, other, .. } = found;
+    Some(ModelCard { writes, oldest, indexes, other, ..own })
 }
 
 /// Applies the reaction to a card that differs from the program. Returns the new card if the bucket must be updated.

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::content::Target;
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::index::IndexCard;
 use crate::model::{KvModel, ModelCard};
 
 /// The write epoch of a bucket, and the schema version that it takes of each model, as last read.
@@ -23,22 +24,28 @@ pub(crate) struct SchemaState {
 #[derive(Debug, Default)]
 pub(crate) struct BucketSchema {
     epoch: Option<u64>,
-    /// The version that programs write, of each model with a card.
-    writes: BTreeMap<String, u32>,
+    /// The card of each model.
+    cards: BTreeMap<String, ModelCard>,
 }
 
 impl BucketSchema {
     pub(crate) fn new(config: &BucketConfig) -> Self {
         let card = |(key, text): (&String, &String)| {
             let card = ModelCard::parse(text).ok()?;
-            Some((ModelCard::model_of(key)?.to_owned(), card.writes))
+            Some((ModelCard::model_of(key)?.to_owned(), card))
         };
-        Self { epoch: config.write_epoch, writes: config.metadata.iter().filter_map(card).collect() }
+        Self { epoch: config.write_epoch, cards: config.metadata.iter().filter_map(card).collect() }
     }
 
     /// Returns the version that the bucket takes of a model.
     pub(crate) fn writes<T: KvModel>(&self) -> u32 {
-        self.writes.get(T::SCHEMA.name).copied().unwrap_or(T::SCHEMA.writes)
+        self.cards.get(T::SCHEMA.name).map_or(T::SCHEMA.writes, |card| card.writes)
+    }
+
+    /// Returns an index of the card of a model. `None` if the index is not built, or the bucket has no card.
+    #[allow(dead_code, reason = "the verbs of indexes use it")]
+    pub(crate) fn index<T: KvModel>(&self, name: &str) -> Option<&IndexCard> {
+        self.cards.get(T::SCHEMA.name)?.indexes.get(name)
     }
 
     /// Returns the version that the program must write.
@@ -73,8 +80,9 @@ impl BucketSchema {
     /// Returns `SchemaMoved` for the first target that it does not take.
     pub(super) fn check(&self, targets: &[Target]) -> Result<()> {
         let moved = |target: &Target| {
-            let writes = self.writes.get(target.model).copied().filter(|writes| *writes != target.writes)?;
-            Some(Error::new(ErrorKind::SchemaMoved { writes, knows: target.knows }))
+            let writes = self.cards.get(target.model)?.writes;
+            let moved = writes != target.writes;
+            moved.then(|| Error::new(ErrorKind::SchemaMoved { writes, knows: target.knows }))
         };
         targets.iter().find_map(moved).map_or(Ok(()), Err)
     }

@@ -15,6 +15,17 @@ pub enum KeyError {
         /// Its length.
         bytes: usize,
     },
+    /// The key of an index entry, with the value and the key of its record, is longer than [`Key::MAX_BYTES`].
+    #[error(
+        "the entry of the index `{index}` has {bytes} bytes, but {} are allowed; store a hash with `#[kv(index(hash))]`",
+        Key::MAX_BYTES
+    )]
+    EntryTooLong {
+        /// The name of the index.
+        index: &'static str,
+        /// The length of the entry's key.
+        bytes: usize,
+    },
     /// A character that is not allowed in a key.
     #[error("{character:?} at byte {at} is not legal in a key; use a typed key, which escapes it")]
     IllegalCharacter {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::index::IndexCard;
+
 /// The prefix of the metadata keys of this crate. User metadata must not begin with it.
 pub(crate) const RESERVED_METADATA: &str = "kvtyped.";
 
@@ -30,6 +32,9 @@ pub struct ModelCard {
     /// The name of the key codec. `None` for the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_codec: Option<String>,
+    /// The indexes of the model, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub indexes: BTreeMap<String, IndexCard>,
     /// The version of this crate that wrote the card.
     #[serde(default, rename = "crate", skip_serializing_if = "Option::is_none")]
     pub written_by: Option<String>,
@@ -72,6 +77,7 @@ impl ModelCard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::index::{IndexInfo, IndexKind, IndexState};
     use super::*;
 
     fn card() -> ModelCard {
@@ -83,6 +89,7 @@ mod tests {
             oldest: 1,
             schema: Some("00000000000000ff".into()),
             key_codec: None,
+            indexes: BTreeMap::new(),
             written_by: None,
             other: BTreeMap::new(),
         }
@@ -97,8 +104,48 @@ mod tests {
 
     #[test]
     fn fields_of_a_later_program_stay() {
-        let text = r#"{"key":"a","codec":"json","version":1,"writes":1,"oldest":1,"indexes":{"email":7}}"#;
+        let text = r#"{"key":"a","codec":"json","version":1,"writes":1,"oldest":1,"later":{"email":7}}"#;
         let card = ModelCard::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(card.to_text(), text);
+    }
+
+    #[test]
+    fn indexes_have_a_stable_form() {
+        let text = concat!(
+            r#"{"key":"{id}","codec":"json","version":3,"writes":2,"oldest":1,"schema":"00000000000000ff","indexes":{"#,
+            r#""by_role":{"state":"writing","definition":"{team}.{role}","fingerprint":"98736000f8f821a4"},"#,
+            r#""email":{"state":"readable","unique":true,"definition":"{email:lower}","fingerprint":"d4edcddf4ab75335"},"#,
+            r#""joined":{"state":"dropping","eventual":true,"definition":"{joined:day}","fingerprint":"1980c46303a31e47"},"#,
+            r#""tags":{"state":"pending","definition":"{tags}","fingerprint":"ed47f7f44cd29c91"}}}"#,
+        );
+        let unique = IndexInfo::new("email", IndexKind::Unique, "{email:lower}");
+        let role = IndexInfo::new("by_role", IndexKind::Many, "{team}.{role}").segments(2);
+        let joined = IndexInfo::new("joined", IndexKind::Many, "{joined:day}").segments(3).eventual();
+        let tags = IndexInfo::new("tags", IndexKind::Many, "{tags}");
+        let states = [
+            (&unique, IndexState::Readable),
+            (&role, IndexState::Writing),
+            (&joined, IndexState::Dropping),
+            (&tags, IndexState::Pending),
+        ];
+        let indexes = states.map(|(info, state)| (info.name.to_owned(), IndexCard::new(info, state)));
+        let card = ModelCard { indexes: indexes.into(), ..card() };
+        assert_eq!(card.to_text(), text);
+        assert_eq!(ModelCard::parse(text), Ok(card.clone()));
+        let [found, other] = ["email", "by_role"].map(|name| &card.indexes[name]);
+        assert!(found.describes(&unique) && !other.describes(&role.segments(3)) && !other.describes(&role.eventual()));
+    }
+
+    #[test]
+    fn unknown_state_of_an_index_stays() {
+        let text = concat!(
+            r#"{"key":"a","codec":"json","version":1,"writes":1,"oldest":1,"indexes":"#,
+            r#"{"email":{"state":"resting","definition":"{email}","fingerprint":"0","since":3}}}"#,
+        );
+        let card = ModelCard::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        let state = &card.indexes["email"].state;
+        assert_eq!(*state, IndexState::Unknown("resting".into()));
+        assert!(state.is_maintained() && !state.is_readable());
         assert_eq!(card.to_text(), text);
     }
 

@@ -9,17 +9,20 @@ mod version;
 pub(crate) mod upgraded;
 mod golden;
 mod refusal;
+pub mod index;
 
 pub use self::card::ModelCard;
 pub(crate) use self::card::RESERVED_METADATA;
 pub use self::filter::Filter;
 pub use self::golden::{golden, golden_with};
+pub use self::index::{Indexable, Indexed, Lookup};
 pub use self::raw::RawRecord;
 pub use self::refusal::Refusal;
 pub use self::unknown_fields::UnknownFields;
 pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema};
 pub use self::version_field::{VersionField, VersionOf};
 
+use self::index::{IndexInfo, IndexValues};
 use crate::codec::Codec;
 use crate::config::BucketConfig;
 use crate::key::{KeyCodec, ModelKey};
@@ -66,6 +69,10 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     const __IS_RAW: bool = false;
 
+    /// The indexes of the model.
+    #[doc(hidden)]
+    const __INDEXES: &'static [IndexInfo] = &[];
+
     /// Returns the name and the settings of the bucket. Unset settings of an existing bucket stay as they are.
     fn settings() -> BucketConfig;
 
@@ -95,6 +102,10 @@ pub trait KvModel: Sized + Send + Sync + 'static {
     fn __validate(&self) -> Result<(), Refusal> {
         Ok(())
     }
+
+    /// Appends the index values of the record.
+    #[doc(hidden)]
+    fn __index_values(&self, _: &mut IndexValues) {}
 }
 
 /// A model whose buckets keep one revision of each key (`history = 1`, the default), so that a single key may have its

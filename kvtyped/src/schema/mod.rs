@@ -175,8 +175,13 @@ impl Schema {
     ///
     /// The fingerprint detects a change, not an attack.
     pub fn fingerprint(&self) -> String {
-        format!("{:016x}", json::fnv1a(self.to_json().as_bytes()))
+        fingerprint(&self.to_json())
     }
+}
+
+/// Returns the 64-bit FNV-1a hash of a text, as 16 hexadecimal digits.
+pub(crate) fn fingerprint(text: &str) -> String {
+    format!("{:016x}", json::fnv1a(text.as_bytes()))
 }
 
 impl fmt::Display for Schema {

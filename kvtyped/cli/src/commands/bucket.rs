@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kvtyped::bucket::OpenBucket;
-use kvtyped::config::{BucketConfig, Drift, LimitMarkers};
+use kvtyped::config::{BucketConfig, Difference, Drift, LimitMarkers};
 use kvtyped::{RawRecord, Storage};
 
 use crate::app::{App, Target};
@@ -134,7 +134,15 @@ impl Settings {
         open
     }
 
-    /// Returns the settings as a configuration, for a comparison.
+    /// Returns the differences of a bucket from the settings. A bucket without rollups is no difference, unless the
+    /// settings name rollups.
+    fn differences(&self, found: &BucketConfig) -> Vec<Difference> {
+        let mut wanted = self.config(&found.name);
+        wanted.rollups = wanted.rollups.or(found.rollups);
+        wanted.differences(found)
+    }
+
+    /// Returns the settings as a configuration.
     fn config(&self, bucket: &str) -> BucketConfig {
         let mut config = BucketConfig::new(bucket);
         config.history = self.history;
@@ -227,9 +235,9 @@ async fn open_to_set(target: &Target, bucket: &str, settings: &Settings) -> Resu
 
 async fn set(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Done {
     let view = app.view(bucket).await?;
-    let differences = settings.config(bucket).differences(&view.status.config);
-    let named: Vec<_> =
-        differences.iter().filter(|difference| !view.status.config.irregular.contains(difference)).collect();
+    let differences = settings.differences(&view.status.config);
+    let (irregular, named): (Vec<_>, Vec<_>) =
+        differences.iter().partition(|difference| view.status.config.irregular.contains(difference));
     if named.is_empty() {
         app.out.note("the bucket has these settings already");
         return Ok(Code::Success);
@@ -240,8 +248,8 @@ async fn set(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Don
     if dry_run {
         return Ok(Code::Success);
     }
-    if !view.status.config.irregular.is_empty() {
-        let irregular = view.status.config.irregular.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if !irregular.is_empty() {
+        let irregular = irregular.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         confirm::name(app, &format!("The change also repairs settings of the stream ({irregular})"), bucket).await?;
     }
     let target = app.store_to_write(bucket).await?;
@@ -285,7 +293,7 @@ async fn compact(app: &App, bucket: &str, older_than: Duration) -> Done {
 
 async fn drift(app: &App, bucket: &str, settings: &Settings) -> Done {
     let view = app.view(bucket).await?;
-    let differences = settings.config(bucket).differences(&view.status.config);
+    let differences = settings.differences(&view.status.config);
     let mut list = app.out.list(&["SETTING", "WANTED", "FOUND"]);
     for difference in &differences {
         let json = object! {

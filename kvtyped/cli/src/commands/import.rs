@@ -292,7 +292,9 @@ impl Import<'_> {
             // The TTL of the bucket is shorter.
             () if config.ttl.is_some_and(|ttl| ttl <= left) => Ok(None),
             () if self.status.entry_ttl && config.history.unwrap_or(1) == 1 => Ok(Some(left)),
-            () if entry.has_ttl => Err("it has a TTL, and the bucket needs limit markers and `history` 1 for that"),
+            () if entry.ttl.is_some() => {
+                Err("it has a TTL, and the bucket needs limit markers and `history` 1 for that")
+            }
             () => Ok(None),
         }
     }

@@ -26,8 +26,8 @@ pub(crate) enum Line {
 pub(crate) struct Imported {
     pub(crate) record: RawRecord,
     pub(crate) headers: RecordHeaders,
-    /// Whether the record has a TTL of its own.
-    pub(crate) has_ttl: bool,
+    /// The TTL of the record itself.
+    pub(crate) ttl: Option<Duration>,
     /// The remaining time at the moment of the export.
     pub(crate) expires_in: Option<Duration>,
     /// The moment at which the record expires, by the clock of its server.
@@ -109,7 +109,7 @@ impl Imported {
         Ok(Self {
             record: RawRecord::new(key, bytes),
             headers,
-            has_ttl: number("ttl_ms").is_some(),
+            ttl: number("ttl_ms").map(Duration::from_millis),
             expires_in: number("expires_in_ms").map(Duration::from_millis),
             expires_at: number("expires_at_ms").map(|millis| UNIX_EPOCH + Duration::from_millis(millis)),
         })

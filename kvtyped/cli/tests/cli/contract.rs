@@ -1,0 +1,121 @@
+//! The JSON output as a contract, and the generated texts.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::world::{World, card};
+
+/// Replaces what differs from run to run.
+fn fixed(value: &mut Value, bucket: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match name.as_str() {
+                    "created" => *value = Value::from("<time>"),
+                    "expires_in_ms" | "expires_at_ms" => *value = Value::from("<number>"),
+                    _ => fixed(value, bucket),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| fixed(item, bucket)),
+        Value::String(text) => *text = text.replace(bucket, "$B"),
+        _ => {}
+    }
+}
+
+/// Commands whose output is in the golden file. They run in this order on one store.
+const COMMANDS: &[&[&str]] = &[
+    &["buckets"],
+    &["bucket", "show", "$B"],
+    &["bucket", "drift", "$B", "--history", "5"],
+    &["ls", "$B"],
+    &["ls", "$B", "-l"],
+    &["ls", "$B", "--count"],
+    &["get", "$B", "acme.7"],
+    &["get", "$B", "bad.1"],
+    &["get", "$B", "none"],
+    &["history", "$B", "acme.7"],
+    &["watch", "$B", "acme.*", "--until", "1"],
+    &["put", "$B", "new.1", "{\"a\":1}"],
+    &["put", "$B", "new.1", "{\"a\":2}", "--dry-run"],
+    &["put", "$B", "new.1", "{\"a\":2}", "--create"],
+    &["patch", "$B", "acme.7", "{\"visits\":2}"],
+    &["touch", "$B", "acme.7", "--ttl", "10m"],
+    &["rm", "$B", "new.1"],
+    &["rm", "$B", ">", "--dry-run"],
+    &["rm", "$B", ">"],
+    &["export", "$B", "acme.*"],
+    &["copy", "$B", "copy_$B"],
+    &["diff", "$B", "acme.7"],
+    &["bucket", "compact", "$B"],
+    &["--read-only", "rm", "$B", "acme.7"],
+];
+
+#[test]
+fn json_is_the_contract() {
+    let world = World::memory();
+    let mut settings = card("session", "{tenant}.{id}", "json", 2);
+    settings.push_str(r#","description":"sessions of a test""#);
+    world.fill(&settings, &[
+        r#""key":"acme.7","codec":"json","ttl_ms":600000,"expires_in_ms":600000,"headers":{"Kvtyped-Version":"2"},"value":{"user":"ada","visits":1}"#,
+        r#""key":"bad.1","headers":{"Kvtyped-Version":"2"},"value_b64":"/w==""#,
+        r#""key":"guessed","codec":"msgpack","value":{"z":1}"#,
+    ]);
+    let mut text = String::new();
+    for arguments in COMMANDS {
+        let ran = world.run(&[*arguments, &["-o", "ndjson"]].concat());
+        text.push_str(&format!("$ kvtyped {} -o ndjson\n", arguments.join(" ")));
+        for line in ran.out.lines().chain(ran.err.lines()) {
+            // Objects only: hints for people are no part of the contract.
+            let Ok(mut value) = serde_json::from_str::<Value>(line) else { continue };
+            fixed(&mut value, &world.bucket);
+            text.push_str(&format!("{value}\n"));
+        }
+        text.push_str(&format!("exit {}\n", ran.code));
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/contract.txt");
+    if std::env::var_os("KVTYPED_GOLDEN").is_some_and(|value| value == "overwrite") {
+        fs::write(&golden, &text).unwrap();
+    }
+    let wanted = fs::read_to_string(&golden).unwrap_or_default();
+    for (number, (wanted, found)) in (1..).zip(wanted.lines().zip(text.lines())) {
+        assert_eq!(
+            wanted,
+            found,
+            "line {number} of {}; KVTYPED_GOLDEN=overwrite accepts added fields",
+            golden.display()
+        );
+    }
+    assert_eq!(wanted.lines().count(), text.lines().count());
+}
+
+#[test]
+fn json_and_ndjson_are_the_same_objects() {
+    let world = World::memory();
+    world.fill("", &[r#""key":"a","codec":"json","value":1"#, r#""key":"b","codec":"json","value":"x""#]);
+    for arguments in [&["get", "$B", ">"][..], &["ls", "$B"], &["buckets"], &["ls", "$B", "none"]] {
+        let without_times = |text: &str| {
+            let mut value: Value = serde_json::from_str(text).unwrap();
+            fixed(&mut value, &world.bucket);
+            value
+        };
+        let document = without_times(&world.ok(&[arguments, &["-o", "json"]].concat()));
+        let lines = world.ok(&[arguments, &["-o", "ndjson"]].concat());
+        let lines: Vec<Value> = lines.lines().map(without_times).collect();
+        assert_eq!(document, Value::from(lines), "{arguments:?}");
+    }
+}
+
+#[test]
+fn completions_and_man_page_are_generated() {
+    let world = World::memory();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = world.ok(&["completions", shell]);
+        assert!(script.contains("kvtyped") && script.contains("export"), "{shell}");
+    }
+    let man = world.ok(&["man"]);
+    assert!(man.contains(".TH kvtyped") && man.contains("Exit codes"), "{man}");
+    assert!(!man.contains("fixture"));
+}

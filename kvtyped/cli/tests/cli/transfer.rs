@@ -1,0 +1,260 @@
+//! Exports, imports and copies.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::world::{Ran, SOON, World, card, on_each_store, run};
+
+/// Returns the lines of an export without what differs in a copy.
+fn normalized(export: &str) -> Vec<Value> {
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        let object = line.as_object_mut().unwrap();
+        for field in [
+            "bucket",
+            "revision",
+            "created",
+            "expires_in_ms",
+            "expires_at_ms",
+            "ttl_ms",
+            "last_revision",
+            "bytes",
+            "store",
+            "replicas",
+        ] {
+            object.remove(field);
+        }
+        line
+    };
+    export.lines().map(line).collect()
+}
+
+/// Returns the deadlines of the keys of an export.
+fn deadlines(export: &str) -> Vec<(String, Option<i64>)> {
+    let lines = export.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let entries = lines.filter(|line| line["type"] == "entry");
+    entries.map(|line| (line["key"].as_str().unwrap().to_owned(), line["expires_at_ms"].as_i64())).collect()
+}
+
+fn records(count: u32) -> Vec<String> {
+    (0..count).map(|id| format!(r#""key":"k.{id}","codec":"json","value":{{"id":{id}}}"#)).collect()
+}
+
+fn strs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
+on_each_store! {
+    fn export_of_an_import_is_the_same(world: &World) {
+        let settings = format!(r#"{},"description":"of a test""#, card("x", "mp.{id}", "msgpack", 2));
+        world.fill(&settings, &[
+            r#""key":"mp.1","codec":"msgpack","headers":{"Kvtyped-Version":"2"},"value":{"z":{"$f32":1.5},"a":[{"$bin":"AP8="}]}"#,
+            r#""key":"ttl","codec":"json","ttl_ms":600000,"expires_in_ms":600000,"value":{"b":1,"a":0.1}"#,
+            r#""key":"spaced","value_b64":"eyAiYSI6IDEuMGUyIH0=""#,
+            r#""key":"bad","value_b64":"gP/B""#,
+            r#""key":"text","codec":"text","value":"a\nb\u001b""#,
+            r#""key":"=kvtyped.counter.x","codec":"json","value":{"n":1}"#,
+        ]);
+        let first = world.ok(&["export", "$B", "--reserved"]);
+        assert_eq!(first.lines().count(), 8, "{first}");
+        let ran = world.feed(&["import", "copy_$B", "-o", "json"], first.as_bytes());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let counts: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!((&counts["imported"], &counts["refused"]), (&json!(6), &json!(0)));
+        let second = world.ok(&["export", "copy_$B", "--reserved"]);
+        assert_eq!(normalized(&first), normalized(&second));
+        for ((key, before), (_, after)) in deadlines(&first).into_iter().zip(deadlines(&second)) {
+            match (before, after) {
+                (Some(before), Some(after)) => assert!((before - after).abs() <= 2_000, "{key}: {before} {after}"),
+                (before, after) => assert_eq!(before, after, "{key}"),
+            }
+        }
+        // The same again changes nothing.
+        let again = world.feed(&["import", "copy_$B", "-o", "json"], first.as_bytes());
+        let counts: Value = serde_json::from_str(&again.out).unwrap();
+        assert_eq!((again.code, &counts["unchanged"]), (0, &json!(6)), "{again:?}");
+        let only = world.ok(&["export", "$B", "mp.*"]);
+        assert_eq!(only.lines().count(), 3, "{only}");
+    }
+
+    fn conflicts_are_reported_skipped_or_overwritten(world: &World) {
+        world.fill("", &[r#""key":"a","codec":"json","value":1"#]);
+        let export = world.export("", &[r#""key":"a","codec":"json","value":2"#, r#""key":"b","codec":"json","value":3"#]);
+        let counts = |ran: &Ran| serde_json::from_str::<Value>(&ran.out).unwrap();
+
+        let dry = world.feed(&["import", "$B", "--dry-run", "-o", "json"], export.as_bytes());
+        assert_eq!((dry.code, &counts(&dry)["conflicts"]), (4, &json!(1)), "{dry:?}");
+        assert_eq!(world.ok(&["ls", "$B", "--count"]), "1\n");
+        let failed = world.feed(&["import", "$B", "-o", "json"], export.as_bytes());
+        assert_eq!((failed.code, &counts(&failed)["conflicts"]), (4, &json!(1)), "{failed:?}");
+        assert!(failed.err.contains("line 2"), "{failed:?}");
+        let skipped = world.feed(&["import", "$B", "--on-conflict", "skip", "-o", "json"], export.as_bytes());
+        assert_eq!((skipped.code, &counts(&skipped)["skipped"]), (0, &json!(1)), "{skipped:?}");
+        assert_eq!(world.json(&["get", "$B", "a"])["value"], 1);
+        let refused = world.feed(&["import", "$B", "--on-conflict", "overwrite"], export.as_bytes());
+        assert_eq!(refused.code, 10, "{refused:?}");
+        let written = world.feed(&["import", "$B", "--on-conflict", "overwrite", "--yes"], export.as_bytes());
+        assert_eq!(written.code, 0, "{written:?}");
+        assert_eq!(world.json(&["get", "$B", "a"])["value"], 2);
+    }
+
+    fn invalid_lines_are_refused_one_by_one(world: &World) {
+        let export = world.export(r#""history":1"#, &[
+            r#""key":"a","codec":"json","value":1"#,
+            r#""key":"a..b","codec":"json","value":1"#,
+            r#""key":"c","codec":"unknown","value":1"#,
+            r#""key":"d","value_b64":"?""#,
+            r#""key":"e""#,
+            r#""key":"f","codec":"json","value":1,"headers":{"X-Other":"1"}"#,
+            r#""key":"g","codec":"json","value":7"#,
+        ]);
+        let ran = world.feed(&["import", "$B", "-o", "json"], export.as_bytes());
+        let counts: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!((ran.code, &counts["imported"], &counts["refused"]), (9, &json!(2), &json!(5)), "{ran:?}");
+        for line in 3..8 {
+            assert!(ran.err.contains(&format!("line {line}")), "{line}: {ran:?}");
+        }
+        assert_eq!(world.ok(&["ls", "$B"]), "a\ng\n");
+    }
+
+    fn expired_records_stay_expired(world: &World) {
+        let past = r#""ttl_ms":600000,"expires_in_ms":600000,"expires_at_ms":1700000000000"#;
+        let export = world.export(&card("x", "{id}", "json", 1), &[&format!(r#""key":"a","codec":"json","value":1,{past}"#)]);
+        let ran = world.feed(&["import", "$B", "-o", "json"], export.as_bytes());
+        assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap()["expired"], 1, "{ran:?}");
+        assert_eq!(world.run(&["get", "$B", "a"]).code, 3);
+        let ran = world.feed(&["import", "$B", "--ttl-as-exported"], export.as_bytes());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(world.json(&["get", "$B", "a"])["ttl_ms"], 600_000);
+    }
+
+    fn export_that_was_cut_off_is_refused(world: &World) {
+        let export = world.export("", &strs(&records(5)));
+        let cut = &export[..export.rfind("{\"v\":1,\"type\":\"end\"").unwrap()];
+        let file = world.path("cut.ndjson");
+        fs::write(&file, cut).unwrap();
+        let name = file.display().to_string();
+        let refused = world.run(&["import", "$B", &name]);
+        assert!(refused.code == 9 && refused.err.contains("--partial"), "{refused:?}");
+        assert_eq!(world.run(&["ls", "$B"]).code, 3, "nothing was created");
+        let mut redirected = world.command(&["import", "$B"]);
+        redirected.stdin(fs::File::open(&file).unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(redirected.status().unwrap().code(), Some(9));
+        world.ok(&["import", "$B", &name, "--partial"]);
+        assert_eq!(world.ok(&["ls", "$B", "--count"]), "5\n");
+        let piped = world.feed(&["import", "piped_$B"], cut.as_bytes());
+        assert!(piped.code == 9 && piped.err.contains("cut off"), "{piped:?}");
+    }
+}
+
+#[test]
+fn buckets_are_copied_between_stores() {
+    let (file, server) = (World::file(), World::server());
+    file.fill(
+        &card("x", "{id}", "json", 2),
+        &[
+            r#""key":"a","codec":"json","headers":{"Kvtyped-Version":"2"},"value":{"z":1,"a":2}"#,
+            r#""key":"b","codec":"json","ttl_ms":600000,"expires_in_ms":600000,"value":1"#,
+        ],
+    );
+    let (from, to) = (format!("{}/{}", file.url(), file.bucket), format!("{}/{}", server.url(), server.bucket));
+    let copied = file.run(&["copy", &from, &to, "--verify", "-o", "json"]);
+    assert_eq!(copied.code, 0, "{copied:?}");
+    assert_eq!(serde_json::from_str::<Value>(&copied.out).unwrap()["records"], 2);
+    let copy = server.json(&["get", "$B", "b"]);
+    assert!(copy["expires_in_ms"].as_u64().unwrap() > 500_000, "{copy}");
+    assert_eq!(server.json(&["get", "$B", "a"])["headers"]["Kvtyped-Version"], "2");
+    assert_eq!(file.run(&["diff", &from, &to]).code, 0);
+    server.ok(&["patch", "$B", "a", r#"{"a":3}"#]);
+    let differs = file.run(&["diff", &from, &to]);
+    assert_eq!((differs.code, differs.out.as_str()), (1, "changed\ta\n"), "{differs:?}");
+    let refused = file.run(&["copy", &from, &to]);
+    assert!(refused.code == 10 && refused.err.contains("overwrite the 2 records"), "{refused:?}");
+    file.ok(&["copy", &from, &to, "--yes", "--verify"]);
+    let same = file.run(&["copy", &from, &from, "--yes"]);
+    assert_eq!(same.code, 2, "{same:?}");
+}
+
+#[test]
+fn copy_follows_changes() {
+    let (server, file) = (World::server(), World::file());
+    server.fill("", &[r#""key":"a","codec":"json","value":1"#]);
+    let (from, to) = (format!("{}/{}", server.url(), server.bucket), format!("{}/copy", server.url()));
+    let to = format!("{to}_{}", server.bucket);
+    let mut child =
+        file.command(&["copy", &from, &to, "--follow"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let copy = |key: &str, arguments: &[&str]| {
+        let name = format!("copy_{}", server.bucket);
+        server.run(&[&["wait", &name, key], arguments, &["--timeout", "30s"]].concat())
+    };
+    let started = Instant::now();
+    while copy("a", &[]).code != 0 {
+        assert!(started.elapsed() < SOON, "the copy is created");
+    }
+    server.ok(&["put", "$B", "b", "2"]);
+    assert_eq!(copy("b", &["=2"]).code, 0);
+    server.ok(&["patch", "$B", "a", "7"]);
+    assert_eq!(copy("a", &["=7"]).code, 0);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn killed_import_is_resumed() {
+    let (world, whole) = (World::server(), World::server());
+    let count = 30_000;
+    let file = world.path("export.ndjson");
+    fs::write(&file, world.export(r#""history":1"#, &strs(&records(count)))).unwrap();
+    let (file, position) = (file.display().to_string(), world.path("position"));
+    let arguments = ["import", "$B", &file, "--resume", position.to_str().unwrap()];
+    let mut child = world.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !position.exists() && child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < SOON, "the import makes progress");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let imported: u32 = world.ok(&["ls", "$B", "--count"]).trim().parse().unwrap();
+    assert!(imported > 0 && imported < count, "{imported}: the import was killed in the middle");
+    let ran = world.run(&[&arguments[..], &["-o", "json"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let counts: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(counts["imported"].as_u64().unwrap() < u64::from(count), "lines are not imported again: {counts}");
+    whole.ok(&["import", "$B", &file]);
+    let addresses = [&world, &whole].map(|world| format!("{}/{}", world.url(), world.bucket));
+    assert_eq!(world.run(&["diff", &addresses[0], &addresses[1]]).code, 0);
+
+    let other = world.path("other.ndjson");
+    fs::write(&other, world.export(r#""history":2"#, &[])).unwrap();
+    let wrong = world.run(&["import", "$B", other.to_str().unwrap(), "--resume", position.to_str().unwrap()]);
+    assert!(wrong.code == 2 && wrong.err.contains("another export"), "{wrong:?}");
+}
+
+#[test]
+fn records_with_a_ttl_need_a_bucket_that_supports_it() {
+    let world = World::server();
+    world.ok(&["bucket", "create", "$B", "--history", "3"]);
+    let export = world.export(
+        "",
+        &[
+            r#""key":"a","codec":"json","value":1,"ttl_ms":600000,"expires_in_ms":600000"#,
+            r#""key":"b","codec":"json","value":1"#,
+        ],
+    );
+    let ran = world.feed(&["import", "$B"], export.as_bytes());
+    assert!(ran.code == 9 && ran.err.contains("line 2 (`a`)") && ran.err.contains("history"), "{ran:?}");
+    assert_eq!(world.ok(&["ls", "$B"]), "b\n");
+}
+
+#[test]
+fn missing_source_file_is_not_created() {
+    let world = World::file();
+    let missing = world.path("typo.kv");
+    let ran = run(world.command(&["copy", &format!("file:{}/b", missing.display()), "c"]), b"");
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(!missing.exists());
+}

@@ -1,0 +1,40 @@
+//! The text of an index value: escaped segments, separated by dots.
+
+use sha2::{Digest, Sha256};
+
+use super::IndexInfo;
+use crate::key::{KeyBuilder, KeySegment};
+
+/// Writes the text of one value of an index, segment by segment.
+#[derive(Debug)]
+pub struct ValueText {
+    out: KeyBuilder,
+    is_empty: bool,
+}
+
+impl ValueText {
+    /// Returns the text of a value of this index. Hashes the text if the index is hashed.
+    pub(super) fn build(info: &IndexInfo, write: impl FnOnce(&mut Self)) -> String {
+        let mut text = Self { out: KeyBuilder::new(), is_empty: true };
+        write(&mut text);
+        if info.is_hashed { hash(text.out.as_str()) } else { text.out.as_str().to_owned() }
+    }
+
+    /// Appends a segment, escaped like a segment of a key.
+    pub fn segment<S: KeySegment>(&mut self, value: &S) -> &mut Self {
+        self.separator().segment(value);
+        self
+    }
+
+    fn separator(&mut self) -> &mut KeyBuilder {
+        if !std::mem::take(&mut self.is_empty) {
+            self.out.literal(".");
+        }
+        &mut self.out
+    }
+}
+
+/// Returns the first 128 bits of the SHA-256 of a text, in hexadecimal digits.
+fn hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
