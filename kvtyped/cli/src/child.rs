@@ -59,7 +59,7 @@ impl RunOptions {
     /// Returns the failure of an attempt to have the lease.
     pub(crate) fn not_had(error: Error) -> Failure {
         let code = if matches!(error.kind(), ErrorKind::Timeout { .. }) { NOT_HAD } else { LOST };
-        Failure { code, ..Failure::from(error) }
+        Failure::from(error).with_code(code)
     }
 
     /// Runs the command under the lease. Ends it if the lease is lost.
@@ -86,7 +86,7 @@ impl RunOptions {
 
     /// Returns the exit code, after the lease was released with this result.
     pub(crate) fn finish(app: &App, what: &str, ended: Ended, released: kvtyped::Result<()>) -> Done {
-        let lost = || Failure { code: LOST, ..Failure::conflict(format!("{what} was lost while the command ran")) };
+        let lost = || Failure::conflict(format!("{what} was lost while the command ran")).with_code(LOST);
         match (ended, released) {
             (Ended::Lost, _) => Err(lost()),
             (_, Err(error)) if matches!(error.kind(), ErrorKind::Lost { .. }) => Err(lost()),
@@ -115,7 +115,7 @@ fn code_of(status: ExitStatus) -> Code {
 }
 
 fn failed(error: io::Error) -> Failure {
-    Failure { code: LOST, ..Failure::local(format!("cannot wait for the command: {error}")) }
+    Failure::local(format!("cannot wait for the command: {error}")).with_code(LOST)
 }
 
 struct Process {
@@ -138,7 +138,7 @@ impl Process {
         }
         let child = builder.spawn().map_err(|error| {
             let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-            Failure { code: Code::Other(code), ..Failure::local(format!("`{}`: {error}", program.display())) }
+            Failure::local(format!("`{}`: {error}", program.display())).with_code(Code::Other(code))
         })?;
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         Ok(Self { child, pid, has_group })

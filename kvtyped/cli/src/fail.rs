@@ -168,6 +168,11 @@ impl Failure {
         self
     }
 
+    /// Replaces the exit code.
+    pub(crate) fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
     /// Adds the command or record in front of the message.
     pub(crate) fn context(mut self, context: &str) -> Self {
         self.message = format!("{context}: {}", self.message);

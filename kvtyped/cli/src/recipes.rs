@@ -90,7 +90,7 @@ pub(crate) fn record_key(kind: RecipeKind, name: &str, part: &str) -> Result<Key
 
 /// Returns the filter of all records of a recipe.
 pub(crate) fn record_filter(kind: RecipeKind, name: &str) -> Result<Filter<RawRecord>, Failure> {
-    Ok(Filter::subject(format!("{}.{kind}.{}.*", Key::RESERVED, escape(name)))?)
+    Ok(Filter::subject(&format!("{}.{kind}.{}.*", Key::RESERVED, escape(name)))?)
 }
 
 /// A lease as other processes see it.
@@ -136,12 +136,10 @@ pub(crate) fn check_fence(what: &str, found: u64, wanted: u64) -> Result<(), Fai
 
 /// Returns the object of a term that an operator ended, and who did it.
 pub(crate) fn ended(kind: &str, recipe: &str, name: &str, held: &Held<'_>, reason: Option<&str>) -> Json {
-    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let user =
+        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     let json = object! { "v" => 1u8, "type" => kind, "recipe" => recipe, "name" => name };
-    held.json(json)
-        .with("by", user)
-        .with("reason", reason)
-        .with("at", time::rfc3339(SystemTime::now()))
+    held.json(json).with("by", user).with("reason", reason).with("at", time::rfc3339(SystemTime::now()))
 }
 
 /// Opens the store of a recipe that exists, and returns the handle of the recipe that `handle` makes.

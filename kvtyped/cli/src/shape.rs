@@ -78,12 +78,10 @@ fn nested<'a>(
         },
         ("map", Json::List(shapes)) => match (value, shapes.as_slice()) {
             (value, _) if is_tagged(value) => Ok(()),
-            (Json::Object(fields), [key, item]) => {
-                fields.iter().try_for_each(|(name, value)| {
-                    map_key(key, name)?;
-                    below(name, place, |place| check(item, enclosing, value, place))
-                })
-            }
+            (Json::Object(fields), [key, item]) => fields.iter().try_for_each(|(name, value)| {
+                map_key(key, name)?;
+                below(name, place, |place| check(item, enclosing, value, place))
+            }),
             (value, _) => Err(mismatch("a map", value)),
         },
         ("struct", Json::Object(fields)) => {
@@ -324,9 +322,15 @@ mod tests {
 
     #[test]
     fn integers_have_their_ranges() {
-        for (kind, number, fits) in
-            [("u8", 255, true), ("u8", 256, false), ("u8", -1, false), ("i64", i128::from(i64::MIN), true), ("u64", i128::from(u64::MAX), true), ("i8", -129, false), ("u128", i128::MAX, true)]
-        {
+        for (kind, number, fits) in [
+            ("u8", 255, true),
+            ("u8", 256, false),
+            ("u8", -1, false),
+            ("i64", i128::from(i64::MIN), true),
+            ("u64", i128::from(u64::MAX), true),
+            ("i8", -129, false),
+            ("u128", i128::MAX, true),
+        ] {
             assert_eq!(holds(kind, number), fits, "{kind} {number}");
         }
     }

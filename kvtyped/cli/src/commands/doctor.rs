@@ -50,9 +50,8 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
         None => match target.store.buckets().await {
             Ok(buckets) => buckets,
             Err(error) => {
-                findings.push(
-                    Finding::error("buckets", error.report()).repair("name the bucket: `kvtyped doctor BUCKET`"),
-                );
+                findings
+                    .push(Finding::error("buckets", error.report()).repair("name the bucket: `kvtyped doctor BUCKET`"));
                 return Ok(());
             }
         },

@@ -79,8 +79,7 @@ fn described(group: &str, op: &str, member: &MemberInfo<Value>) -> (Json, [Strin
         fence: Some(member.fence().get()),
     };
     let value = Json::from(member.value());
-    let cells =
-        [member.id().to_owned(), member.owner().to_owned(), held.held_for(), held.left(), value.line()];
+    let cells = [member.id().to_owned(), member.owner().to_owned(), held.held_for(), held.left(), value.line()];
     (held.json(member_json(group, op, member.id())).with("value", value), cells)
 }
 

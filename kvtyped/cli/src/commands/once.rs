@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use kvtyped::recipes::{Once, OnceState, RecipeKind};
-use kvtyped::{Read, RawRecord, Entry};
+use kvtyped::{Entry, RawRecord, Read};
 use serde_json::Value;
 
 use crate::app::App;

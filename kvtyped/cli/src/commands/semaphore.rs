@@ -62,8 +62,7 @@ async fn show(app: &App, recipe: &Recipe) -> Done {
             "semaphore" => recipe.name.as_str(),
             "slot" => *slot,
         };
-        let cells =
-            [slot.to_string(), owner.clone(), held.held_for(), held.left(), holder.fence.to_string()];
+        let cells = [slot.to_string(), owner.clone(), held.held_for(), held.left(), holder.fence.to_string()];
         list.push(Item::new(held.json(json)).cells(cells).name(slot.to_string()))?;
     }
     list.finish()?;

@@ -60,15 +60,14 @@ fn replicas(status: &BucketStatus, found: &mut Vec<Finding>) {
     let is_clustered = raw(&["cluster", "name"]).is_some_and(|name| name.as_str().is_some_and(|name| !name.is_empty()));
     if is_clustered && status.config.replicas.unwrap_or(1) == 1 {
         let reason = "the bucket is on one server of a cluster, and unavailable while that server is";
-        found.push(
-            Finding::note("replicas", reason).repair(format!("run `kvtyped bucket set {name} --replicas 3`")),
-        );
+        found.push(Finding::note("replicas", reason).repair(format!("run `kvtyped bucket set {name} --replicas 3`")));
     }
     if let Some(lag) = raw(&["mirror", "lag"]).and_then(|lag| lag.as_u64()).filter(|lag| *lag > 0) {
         found.push(Finding::warning("mirror", format!("the mirror is {lag} entries behind its source")));
     }
     if let Some(consumers) = raw(&["state", "consumer_count"]).and_then(|count| count.as_u64()).filter(|n| *n > 100) {
-        let reason = format!("{consumers} consumers read the bucket: watches, caches, or leftovers of stopped programs");
+        let reason =
+            format!("{consumers} consumers read the bucket: watches, caches, or leftovers of stopped programs");
         found.push(Finding::warning("consumers", reason).repair(format!("see `nats consumer ls KV_{name}`")));
     }
 }
@@ -131,7 +130,7 @@ fn cards(config: &BucketConfig, found: &mut Vec<Finding>) {
                 )
                 .repair("run the program's `migrate` if older programs are gone"),
             ),
-            Ok(card) if card.other.contains_key("indexes") => found.push(Finding::note(
+            Ok(card) if !card.indexes.is_empty() => found.push(Finding::note(
                 "indexes",
                 format!("model `{model}` has indexes, which only its program can verify"),
             )),

@@ -1,7 +1,7 @@
 //! The checks of the connection, the server and its features.
 
 use kvtyped::Store;
-use kvtyped::store::StoreInfo;
+use kvtyped::connect::StoreInfo;
 
 use super::Finding;
 use crate::fail::Failure;
