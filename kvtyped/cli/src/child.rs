@@ -62,6 +62,14 @@ impl RunOptions {
         Failure::from(error).with_code(code)
     }
 
+    /// Returns the failure with the exit code of a tool that failed before it ran the command.
+    pub(crate) fn not_run(failure: Failure) -> Failure {
+        match failure.code {
+            Code::Usage | Code::Refused | Code::Interrupted | Code::Other(_) => failure,
+            _ => failure.with_code(LOST),
+        }
+    }
+
     /// Runs the command under the lease. Ends it if the lease is lost.
     pub(crate) async fn run(&self, app: &App, lease: &Lease, what: &str) -> Result<Ended, Failure> {
         // From here on, the command decides what a signal does.

@@ -16,7 +16,7 @@ use crate::time;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Recipe {
     /// The name that the program passes to `store.election(..)` or a similar function
-    #[arg(value_name = "RECIPE")]
+    #[arg(id = "recipe", value_name = "RECIPE")]
     pub(crate) name: String,
     /// The bucket of the records, if its name is not the name of the recipe
     #[arg(long, value_name = "BUCKET")]

@@ -44,7 +44,10 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
             return Ok(());
         }
     };
-    let Some(info) = store::check(&target.store, &target.url, findings).await? else { return Ok(()) };
+    if !store::check(&target.store, &target.url, findings).await? {
+        return Ok(());
+    }
+    let has_users = target.store.connection().borrow().server.is_some();
     let buckets = match &args.bucket {
         Some(bucket) => vec![bucket.clone()],
         None => match target.store.buckets().await {
@@ -65,7 +68,7 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
                 continue;
             }
         };
-        if let Err(failure) = examine_bucket(app, args, info.server.is_some(), &view, findings).await {
+        if let Err(failure) = examine_bucket(app, args, has_users, &view, findings).await {
             findings.push(Finding::error("bucket", failure.to_string()).of_bucket(&name));
         }
     }

@@ -79,8 +79,10 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         }
         Command::Watch { recipe, until } => watch(app, &recipe, until).await,
         Command::Run { recipe, value, options } => {
-            let target = app.store_to_write(recipe.bucket()).await?;
+            let margin = options.margin()?;
+            let target = app.store_to_write(recipe.bucket()).await.map_err(RunOptions::not_run)?;
             let election = target.store.election::<Value>(&*recipe.name).bucket(recipe.bucket());
+            let election = election.ttl(options.ttl).safety_margin(margin);
             lead(app, election, &recipe.name, &value, &options).await
         }
         Command::Resign { recipe, fence, reason, dry_run } => {
@@ -120,12 +122,19 @@ fn item(bucket: &str, name: &str, leader: &Leader<Value>) -> Item {
 }
 
 async fn ls(app: &App, bucket: Option<&str>) -> Done {
-    let mut list = app.out.list(&COLUMNS);
+    let (is_named, mut list) = (bucket.is_some(), app.out.list(&COLUMNS));
     let mut code = Code::Success;
     for bucket in buckets_with(app, RecipeKind::Election, bucket).await? {
         let ttl = lease_ttl(&app.view(&bucket).await?.status.config);
         let any = app.store().await?.election::<Value>(&*bucket).ttl(ttl);
-        let mut leaders = any.all().await?;
+        let mut leaders = match any.all().await {
+            Ok(leaders) => leaders,
+            Err(error) if is_named => return Err(error.into()),
+            Err(error) => {
+                app.out.warn(&error.report());
+                continue;
+            }
+        };
         while let Some(leader) = leaders.next().await {
             match leader {
                 Ok((name, leader)) => list.push(item(&bucket, &name, &leader))?,
@@ -157,7 +166,6 @@ async fn watch(app: &App, recipe: &Recipe, until: Option<u64>) -> Done {
 }
 
 async fn lead(app: &App, election: Election<Value>, name: &str, value: &Value, options: &RunOptions) -> Done {
-    let election = election.ttl(options.ttl).safety_margin(options.margin()?);
     let election = options.owner.iter().fold(election, |election, owner| election.owner(owner));
     let what = format!("the leadership of `{name}`");
     let campaign = election.campaign(value);

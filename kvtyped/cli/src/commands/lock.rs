@@ -1,5 +1,7 @@
 //! `lock`: the locks of a bucket, and a command that runs under a lock.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use kvtyped::recipes::{LockEvent, LockHolder, LockWaiter, Locks, RecipeKind};
 use kvtyped::{Error, ErrorKind};
@@ -88,8 +90,10 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         Command::Show { recipe, name } => show(app, &recipe, &name).await,
         Command::Watch { recipe, name, until } => watch(app, &recipe, name.as_deref(), until).await,
         Command::Run { recipe, name, note, fair, options } => {
-            let mut locks = app.store_to_write(&recipe).await?.store.locks(&*recipe);
-            locks = note.into_iter().fold(locks, Locks::note);
+            let margin = options.margin()?;
+            let target = app.store_to_write(&recipe).await.map_err(RunOptions::not_run)?;
+            let locks = target.store.locks(&*recipe).ttl(options.ttl).safety_margin(margin);
+            let locks = note.into_iter().fold(locks, Locks::note);
             under_lock(app, if fair { locks.fair() } else { locks }, &recipe, &name, &options).await
         }
         Command::Break { recipe, name, fence, reason, wait, dry_run } => {
@@ -141,10 +145,17 @@ fn cells(recipe: &str, name: &str, holder: &LockHolder) -> [String; 7] {
 }
 
 async fn ls(app: &App, recipe: Option<&str>) -> Done {
-    let mut list = app.out.list(&COLUMNS);
+    let (is_named, mut list) = (recipe.is_some(), app.out.list(&COLUMNS));
     let mut code = Code::Success;
     for recipe in buckets_with(app, RecipeKind::Lock, recipe).await? {
-        let mut all = locks(app, &recipe).await?.all().await?;
+        let mut all = match locks(app, &recipe).await?.all().await {
+            Ok(all) => all,
+            Err(error) if is_named => return Err(error.into()),
+            Err(error) => {
+                app.out.warn(&error.report());
+                continue;
+            }
+        };
         while let Some(lock) = all.next().await {
             match lock {
                 Ok((name, holder)) => {
@@ -214,7 +225,6 @@ async fn watch(app: &App, recipe: &str, wanted: Option<&str>, until: Option<u64>
 }
 
 async fn under_lock(app: &App, locks: Locks, recipe: &str, name: &str, options: &RunOptions) -> Done {
-    let locks = locks.ttl(options.ttl).safety_margin(options.margin()?);
     let locks = options.owner.iter().fold(locks, |locks, owner| locks.owner(owner));
     let what = format!("lock `{name}` of `{recipe}`");
     let guard = match options.wait {
@@ -223,7 +233,7 @@ async fn under_lock(app: &App, locks: Locks, recipe: &str, name: &str, options: 
         None => Some(locks.lock(name).await.map_err(RunOptions::not_had)?),
     };
     let Some(guard) = guard else {
-        let error = Error::new(ErrorKind::Timeout { after: Default::default() });
+        let error = Error::new(ErrorKind::Timeout { after: Duration::ZERO });
         return Err(RunOptions::not_had(error).context(&format!("{what} is held")));
     };
     let ended = options.run(app, &guard, &what).await;
@@ -283,8 +293,12 @@ impl Broken<'_> {
         let locks = locks(app, self.recipe).await?;
         let mut events = locks.watch().await?;
         let Some(holder) = self.holder(app, &locks).await? else { return Ok(Code::Success) };
+        // No program of the library writes a lease without a TTL.
+        if holder.expires_in == Duration::MAX {
+            return Err(Failure::conflict(format!("the record of {} has no TTL, so it does not expire", self.what())));
+        }
         // The server expires a record up to a second late.
-        let end = Instant::now() + holder.expires_in.min(lease_ttl_limit()) + std::time::Duration::from_secs(2);
+        let end = Instant::now() + holder.expires_in + Duration::from_secs(2);
         app.out.note(&format!("waiting up to {} for the end of the TTL", time::short(end - Instant::now())));
         loop {
             match tokio::time::timeout_at(end, events.next()).await {
@@ -310,9 +324,4 @@ impl Broken<'_> {
         app.out.note(&format!("the term of {} has ended", self.what()));
         Ok(Code::Success)
     }
-}
-
-/// The longest wait for the end of a TTL, for a record without a TTL.
-fn lease_ttl_limit() -> std::time::Duration {
-    std::time::Duration::from_secs(24 * 60 * 60)
 }

@@ -1,7 +1,7 @@
 //! The checks of the connection, the server and its features.
 
-use kvtyped::Store;
 use kvtyped::connect::StoreInfo;
+use kvtyped::{ErrorKind, Store};
 
 use super::Finding;
 use crate::fail::Failure;
@@ -10,15 +10,15 @@ use crate::time;
 /// A round trip that makes leases unreliable.
 const SLOW: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Checks the connection and the server. Returns the information about the server, if it answers.
-pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>) -> Result<Option<StoreInfo>, Failure> {
+/// Checks the connection and the server. Returns whether the store can be used.
+pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>) -> Result<bool, Failure> {
     let health = store.health().await?;
     let Some(round_trip) = health.round_trip else {
         findings.push(
             Finding::error("connection", format!("{url} does not answer"))
                 .repair("check that the server runs and that the network lets the port through"),
         );
-        return Ok(None);
+        return Ok(false);
     };
     let answered = format!("{url} answered in {}", time::short(round_trip));
     findings.push(match round_trip > SLOW {
@@ -27,12 +27,15 @@ pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>)
     });
     let info = match store.info().await {
         Ok(info) => info,
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied { .. }) => {
+            let reason =
+                "the user may not ask for the features of the server (`$JS.API.INFO`), so they are not checked";
+            findings.push(Finding::note("jetstream", reason));
+            return Ok(true);
+        }
         Err(error) => {
-            findings.push(
-                Finding::error("jetstream", error.report())
-                    .repair("enable JetStream on the server, and allow the user to publish to `$JS.API.INFO`"),
-            );
-            return Ok(None);
+            findings.push(Finding::error("jetstream", error.report()).repair("enable JetStream on the server"));
+            return Ok(false);
         }
     };
     if let Some(server) = &info.server {
@@ -47,11 +50,13 @@ pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>)
     for (feature, is_there, needs) in features(&info) {
         findings.push(match is_there {
             true => Finding::ok("feature", format!("{feature}: available")),
-            false => Finding::note("feature", format!("{feature}: not available"))
-                .repair(format!("upgrade the server to nats-server {needs}")),
+            false => Finding::note("feature", format!("{feature}: not available")).repair(match info.server {
+                Some(_) => format!("upgrade the server to nats-server {needs}"),
+                None => format!("use a server: nats-server {needs} or newer"),
+            }),
         });
     }
-    Ok(Some(info))
+    Ok(true)
 }
 
 /// Returns the features, whether the server has them, and the version of the server that they need.

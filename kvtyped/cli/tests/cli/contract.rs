@@ -84,7 +84,7 @@ const RECIPES: &[&[&str]] = &[
     &["lock", "break", "$B", "nightly", "--fence", "1", "--yes", "--reason", "stuck"],
     &["election", "ls", "$B"],
     &["election", "show", "scheduler", "--bucket", "$B"],
-    &["election", "resign", "scheduler", "--bucket", "$B", "--fence", "2", "--yes"],
+    &["election", "resign", "scheduler", "--bucket", "$B", "--fence", "1", "--yes"],
     &["election", "show", "scheduler", "--bucket", "$B"],
     &["group", "ls", "$B"],
     &["group", "members", "workers", "--bucket", "$B"],

@@ -122,7 +122,7 @@ fn broken_lock_stops_the_command() {
     // The command prints its number, and reports SIGTERM.
     let script = "trap 'echo term; exit 0' TERM; echo $$; while :; do sleep 0.05; done";
     let mut holder = Running::spawn(
-        world.command(&["lock", "run", "$B", "a", "--ttl", "3s", "--grace", "1s", "--", "sh", "-c", script]),
+        world.command(&["lock", "run", "$B", "a", "--ttl", "6s", "--grace", "1s", "--", "sh", "-c", script]),
     );
     let pid = holder.line();
     let broken = world.run(&["lock", "break", "$B", "a", "--fence", &fence(&world, "a"), "--yes"]);
@@ -139,7 +139,7 @@ fn command_that_ignores_sigterm_is_killed_after_the_grace() {
     // A child of the command ignores the signal, too.
     let script = "trap '' TERM; sh -c 'echo $$; while :; do sleep 0.05; done' & echo $$; wait";
     let mut holder = Running::spawn(
-        world.command(&["lock", "run", "$B", "a", "--ttl", "3s", "--grace", "500ms", "--", "sh", "-c", script]),
+        world.command(&["lock", "run", "$B", "a", "--ttl", "6s", "--grace", "500ms", "--", "sh", "-c", script]),
     );
     let pids = [holder.line(), holder.line()];
     let start = Instant::now();
@@ -159,7 +159,7 @@ fn leadership_that_is_ended_stops_the_command() {
         "--value",
         "\"10.0.0.7\"",
         "--ttl",
-        "3s",
+        "6s",
         "--grace",
         "1s",
         "--",
@@ -187,7 +187,7 @@ fn live_holder_is_not_broken_by_waiting() {
         "$B",
         "a",
         "--ttl",
-        "3s",
+        "6s",
         "--grace",
         "1s",
         "--",

@@ -86,7 +86,13 @@ fn picture_shows_the_output_of_the_tool() {
         command
     };
     let ok = |arguments: &[&str]| assert_eq!(run(command(arguments), b"").code, 0, "{arguments:?}");
-    ok(&["bucket", "create", "sessions", "--history", "1", "--limit-markers", "5m"]);
+    let card = r#"{\"key\":\"{tenant}.{id}\",\"codec\":\"json\",\"version\":1,\"writes\":1,\"oldest\":1}"#;
+    let header = format!(
+        r#"{{"v":1,"type":"bucket","bucket":"sessions","history":1,"limit_markers_ms":300000,"metadata":{{"kvtyped.model.session":"{card}"}}}}"#
+    );
+    let empty = format!("{header}\n{{\"v\":1,\"type\":\"end\",\"records\":0}}\n");
+    let created = run(command(&["import", "sessions"]), empty.as_bytes());
+    assert_eq!(created.code, 0, "{created:?}");
     for (key, value) in [
         ("acme.7", r#"{"user":"ada","visits":1}"#),
         ("acme.8", r#"{"user":"bob","visits":4}"#),

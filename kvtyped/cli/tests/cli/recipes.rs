@@ -8,7 +8,7 @@ use crate::world::{World, on_each_store};
 pub(crate) fn entries() -> Vec<String> {
     let lease = r#""id":"aa","owner":"worker-7","since":1764000000000"#;
     let record = |key: &str, ttl: bool, value: &str| {
-        let ttl = if ttl { r#""ttl_ms":600000,"# } else { "" };
+        let ttl = if ttl { r#""ttl_ms":600000,"expires_in_ms":600000,"# } else { "" };
         format!(r#""key":"=kvtyped.{key}","codec":"json",{ttl}"value":{{"v":1,{value}}}"#)
     };
     vec![
@@ -82,7 +82,7 @@ on_each_store! {
     }
 
     fn lock_of_a_dead_holder_is_waited_for(world: &World) {
-        let entry = r#""key":"=kvtyped.lock.a.lease","codec":"json","ttl_ms":2000,"value":{"v":1,"id":"b","owner":"w","since":1}"#;
+        let entry = r#""key":"=kvtyped.lock.a.lease","codec":"json","ttl_ms":2000,"expires_in_ms":2000,"value":{"v":1,"id":"b","owner":"w","since":1}"#;
         world.fill(SETTINGS, &[entry]);
         let lock = only(world.json(&["lock", "ls", "$B"]));
         let fence = lock["fence"].to_string();
