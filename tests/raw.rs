@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use kvtyped::backend::RecordHeaders;
 use kvtyped::bucket::RawWrite;
+use kvtyped::model::ModelCard;
 use kvtyped::{ErrorKind, Event, Filter, Key, RawRecord};
 
 use crate::support::*;
@@ -53,6 +54,29 @@ on_both_backends! {
         assert!(world.store.raw(&*missing).read_only().await.is_err());
         assert!(!world.store.buckets().await.unwrap().contains(&missing));
         let error = world.store.raw("a name").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+    }
+
+    async fn bucket_is_created_like_another(world: World) {
+        let users: Bucket<User> = world.fresh().description("of users").await.unwrap();
+        let mut settings = users.config().clone();
+        let (key, text) = settings.metadata.iter().find(|(key, _)| key.starts_with("kvtyped.model.")).expect("a card");
+        let index = r#","indexes":{"email":{"state":"readable","definition":"{email}","fingerprint":"0"}}}"#;
+        let indexed = text.strip_suffix('}').expect("an object").to_owned() + index;
+        let card = ModelCard::parse(text).unwrap();
+        let key = key.clone();
+        settings.metadata.insert(key.clone(), indexed);
+
+        let name = unique("like");
+        let like: Bucket<RawRecord> = world.store.raw(&*name).create_like(&settings).await.unwrap();
+        assert_eq!((like.name(), like.config().description.as_deref()), (&*name, Some("of users")));
+        let copied = ModelCard::parse(&like.config().metadata[&key]).unwrap();
+        assert_eq!(copied, card, "the card is that of the model, without the index");
+        world.store.bucket::<User>().name(&*name).must_exist().await.expect("it fits the model");
+        settings.history = Some(9);
+        let again = world.store.raw(&*name).create_like(&settings).await.unwrap();
+        assert_eq!(again.config().history, Some(1), "an existing bucket keeps its settings");
+        let error = world.store.raw("a name").create_like(&settings).await.unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
     }
 

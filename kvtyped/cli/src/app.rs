@@ -259,6 +259,11 @@ impl WriteView {
     pub(crate) async fn open(target: &Target, name: &str, allow_unindexed: bool) -> Result<Self, Failure> {
         let bucket = target.store.raw(name).await?;
         let models = Models::of(bucket.config());
+        if !models.unreadable().is_empty() && !allow_unindexed {
+            let (models, bucket) = (models.unreadable().join(", "), bucket.name());
+            return Err(Failure::refused(format!("the tool cannot read the card of {models} in bucket `{bucket}`"))
+                .hint("update the tool, or use `--allow-unindexed`"));
+        }
         let indexed = models.indexed();
         if !indexed.is_empty() && !allow_unindexed {
             let (models, bucket) = (indexed.join(", "), bucket.name());

@@ -136,6 +136,8 @@ impl Decoded {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Models {
     models: Vec<Model>,
+    /// The models whose cards this version cannot read.
+    unreadable: Vec<String>,
     /// A command that decodes values: bytes in, JSON out.
     decoder: Option<String>,
 }
@@ -148,14 +150,22 @@ pub(crate) struct Model {
 }
 
 impl Models {
-    /// Reads the cards in the metadata of a bucket. An unreadable card is left out.
+    /// Reads the cards in the metadata of a bucket.
     pub(crate) fn of(config: &BucketConfig) -> Self {
-        let model = |(key, text): (&String, &String)| {
-            let name = ModelCard::model_of(key)?.to_owned();
-            let card = ModelCard::parse(text).ok()?;
-            Some(Model { name, template: Template::parse(&card.key), card })
-        };
-        Self { models: config.metadata.iter().filter_map(model).collect(), decoder: None }
+        let mut found = Self::default();
+        for (key, text) in &config.metadata {
+            let Some(name) = ModelCard::model_of(key).map(str::to_owned) else { continue };
+            match ModelCard::parse(text) {
+                Ok(card) => found.models.push(Model { name, template: Template::parse(&card.key), card }),
+                Err(_) => found.unreadable.push(name),
+            }
+        }
+        found
+    }
+
+    /// Returns the names of the models whose cards cannot be read, because a later version wrote them.
+    pub(crate) fn unreadable(&self) -> &[String] {
+        &self.unreadable
     }
 
     /// Decodes values with a command instead.
@@ -176,12 +186,7 @@ impl Models {
 
     /// Returns the names of the models whose cards list indexes.
     pub(crate) fn indexed(&self) -> Vec<&str> {
-        let is_empty = |value: &serde_json::Value| match value {
-            serde_json::Value::Object(fields) => fields.is_empty(),
-            serde_json::Value::Array(items) => items.is_empty(),
-            value => value.is_null(),
-        };
-        let has_indexes = |model: &&Model| model.card.other.get("indexes").is_some_and(|indexes| !is_empty(indexes));
+        let has_indexes = |model: &&Model| !model.card.indexes.is_empty();
         self.models.iter().filter(has_indexes).map(|model| model.name.as_str()).collect()
     }
 

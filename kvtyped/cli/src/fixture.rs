@@ -25,7 +25,7 @@ pub(crate) async fn load(store: &Store, file: &Path) -> Result<(), Failure> {
         match (Line::parse(text).map_err(wrong)?, &bucket) {
             (Line::Bucket(config), _) => {
                 let name = config.name.clone();
-                bucket = Some(store.raw(name).create_like(*config).await?);
+                bucket = Some(store.raw(name).create_like(&config).await?);
             }
             (Line::Entry(entry), Some(bucket)) => {
                 // The whole TTL again, so that a test does not depend on its duration.

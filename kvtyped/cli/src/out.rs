@@ -150,11 +150,6 @@ impl Out {
         self.is_terminal && self.format == Format::Table
     }
 
-    /// Whether stdout is a terminal.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
     /// Whether the output is JSON.
     pub(crate) fn is_json(&self) -> bool {
         matches!(self.format, Format::Json | Format::Ndjson)

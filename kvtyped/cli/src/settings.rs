@@ -5,6 +5,7 @@ use std::time::Duration;
 use kvtyped::Storage;
 use kvtyped::bucket::BucketStatus;
 use kvtyped::config::{BucketConfig, WriteEpochs};
+use kvtyped::model::ModelCard;
 
 use crate::codec::Models;
 use crate::json::{Json, object};
@@ -26,6 +27,7 @@ pub(crate) fn bucket_json(status: &BucketStatus) -> Json {
             "version" => model.card.version,
             "writes" => model.card.writes,
             "oldest" => model.card.oldest,
+            "indexes" => indexes(&model.card),
         }
     });
     json.with("models", models.collect::<Vec<_>>())
@@ -37,6 +39,21 @@ pub(crate) fn bucket_json(status: &BucketStatus) -> Json {
         .with("replicas_behind", status.replicas_behind)
         .with("entry_ttl", status.entry_ttl)
         .with("store", status.backing_store)
+}
+
+/// Returns the indexes of a model. `None` if it has none.
+fn indexes(card: &ModelCard) -> Option<Vec<Json>> {
+    let indexes = card.indexes.iter().map(|(name, index)| {
+        // The text of the state is that of the card.
+        let state = serde_json::to_value(&index.state).unwrap_or_default();
+        object! {
+            "name" => name.as_str(),
+            "definition" => index.definition.as_str(),
+            "unique" => index.unique,
+            "state" => Json::from(&state),
+        }
+    });
+    (!card.indexes.is_empty()).then(|| indexes.collect())
 }
 
 /// Returns the settings.

@@ -26,7 +26,7 @@ const OPERATION: &str = "copy_bucket";
 ///
 /// The copy has the bytes, the [headers](crate::Entry::headers), the remaining TTL and the order of the records. Their
 /// revisions differ. History, delete markers, and entries of indexes are not copied. Build the indexes of the copy
-/// again.
+/// again: its cards list none.
 ///
 /// A target that does not exist is created with the settings and the model cards of the source. The settings for
 /// mirrors, sources, republish, placement and write epochs are not copied, nor are limit markers and atomic batches

@@ -14,7 +14,7 @@ use crate::config::{BucketConfig, Drift};
 use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyCodec;
-use crate::model::RawRecord;
+use crate::model::{ModelCard, RawRecord};
 
 /// Opens an existing bucket without its model; see [`Store::raw`](crate::Store::raw).
 #[must_use = "nothing is opened until it is awaited"]
@@ -42,7 +42,8 @@ impl OpenRawBucket {
     /// Creates the bucket with the settings and the model cards of another bucket, if it does not exist.
     ///
     /// The settings for mirrors, sources, republish, placement and write epochs are not used, nor are limit markers and
-    /// atomic batches that the backend does not support. An existing bucket keeps its settings.
+    /// atomic batches that the backend does not support. The new cards list no indexes: build the indexes again. An
+    /// existing bucket keeps its settings.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -53,15 +54,23 @@ impl OpenRawBucket {
     /// # async fn main() -> Result<(), kvtyped::Error> {
     /// # let (store, other) = (Store::memory(), Store::memory());
     /// let users: Bucket<User> = store.bucket().await?;
-    /// other.raw("users").create_like(users.config().clone()).await?;
+    /// other.raw("users").create_like(users.config()).await?;
     ///
     /// let copy: Bucket<User> = other.bucket().must_exist().await?;
     /// assert_eq!(copy.card().await?, users.card().await?);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn create_like(self, settings: BucketConfig) -> CreateRawBucket {
-        CreateRawBucket { open: self.open, settings }
+    ///
+    /// # Errors
+    ///
+    /// Returns `InvalidConfig` if a setting is invalid, and `Unsupported` if the backend does not support one.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the bucket may or may not be created.
+    pub fn create_like(self, settings: &BucketConfig) -> CreateRawBucket {
+        CreateRawBucket { open: self.open, settings: settings.clone() }
     }
 }
 
@@ -132,6 +141,14 @@ async fn find_or_create(
     }
 }
 
+/// Removes the indexes from the card of a model, because the new bucket has no entries of them.
+fn remove_indexes(metadata_key: &str, text: &mut String) {
+    let card = ModelCard::model_of(metadata_key).and_then(|_| ModelCard::parse(text).ok());
+    if let Some(card) = card.filter(|card| !card.indexes.is_empty()) {
+        *text = ModelCard { indexes: Default::default(), ..card }.to_text();
+    }
+}
+
 /// Returns the settings of a new bucket that is like another one.
 async fn like(settings: &BucketConfig, name: &str, backend: &dyn Backend, deadline: Deadline) -> Result<BucketConfig> {
     let capabilities = backend.capabilities(deadline).await?;
@@ -141,6 +158,7 @@ async fn like(settings: &BucketConfig, name: &str, backend: &dyn Backend, deadli
     config.sources.clear();
     config.irregular.clear();
     config.metadata.retain(|key, _| !matches!(key.as_str(), MADE_BY | UPDATED_BY));
+    config.metadata.iter_mut().for_each(|(key, text)| remove_indexes(key, text));
     config.atomic = config.atomic.filter(|atomic| !atomic || capabilities.atomic);
     config.limit_markers = config.limit_markers.filter(|_| capabilities.key_ttl);
     config.validate()?;

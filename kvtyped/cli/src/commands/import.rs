@@ -194,7 +194,7 @@ async fn open(app: &App, args: &Args, settings: BucketConfig) -> Result<Option<B
         None if args.options.dry_run => Ok(None),
         None => {
             app.out.note(&format!("bucket `{}` is created with the settings of the export", args.bucket));
-            Ok(Some(target.store.raw(&args.bucket).create_like(settings).await?))
+            Ok(Some(target.store.raw(&args.bucket).create_like(&settings).await?))
         }
     }
 }

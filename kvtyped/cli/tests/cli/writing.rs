@@ -126,16 +126,6 @@ on_each_store! {
         assert_eq!(world.run(&["get", "$B", "a", "-o", "json"]).out.parse::<Value>().unwrap()["headers"]["Kvtyped-Key-Id"], "k1");
     }
 
-    fn indexed_buckets_are_refused(world: &World) {
-        let card = r#"{"key":"{id}","codec":"json","version":1,"writes":1,"oldest":1,"indexes":{"email":7}}"#;
-        world.fill(&format!(r#""metadata":{{"kvtyped.model.user":{}}}"#, Value::from(card)), &[r#""key":"7","codec":"json","value":{}"#]);
-        for command in [&["put", "$B", "7", "{}"][..], &["patch", "$B", "7", "{}"], &["edit", "$B", "7"], &["rm", "$B", "7"]] {
-            let refused = world.run(command);
-            assert!(refused.code == 10 && refused.err.contains("indexes of user"), "{command:?}: {refused:?}");
-        }
-        world.ok(&["put", "$B", "7", "{}", "--allow-unindexed"]);
-    }
-
     fn several_records_are_removed_after_a_confirmation(world: &World) {
         let entries: Vec<_> = (0..7).map(|id| format!(r#""key":"a.{id}","codec":"json","value":{id}"#)).collect();
         world.fill("", &entries.iter().map(String::as_str).chain([r#""key":"b","codec":"json","value":0"#]).collect::<Vec<_>>());
@@ -204,4 +194,38 @@ fn concurrent_patches_are_all_applied() {
         assert!(child.wait().unwrap().success());
     }
     assert_eq!(world.json(&["get", "$B", "a"])["value"].as_object().unwrap().len(), 8);
+}
+
+#[test]
+fn indexed_buckets_are_refused() {
+    let world = World::server();
+    world.fill("", &[r#""key":"7","codec":"json","value":{}"#]);
+    let index =
+        r#"{"email":{"state":"readable","unique":true,"definition":"{email:lower}","fingerprint":"d4edcddf4ab75335"}}"#;
+    for (card, reason) in [
+        (
+            format!(r#"{{"key":"{{id}}","codec":"json","version":1,"writes":1,"oldest":1,"indexes":{index}}}"#),
+            "indexes of user",
+        ),
+        ("of a later version".to_owned(), "cannot read the card of user"),
+    ] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (server, stream) = (harness::shared().await, format!("KV_{}", world.bucket));
+            let mut found = server.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await.unwrap();
+            found["config"]["metadata"]["kvtyped.model.user"] = json!(card);
+            let updated = server.api(&format!("$JS.API.STREAM.UPDATE.{stream}"), &found["config"]).await.unwrap();
+            assert!(updated.get("error").is_none(), "{updated}");
+        });
+        for command in
+            [&["put", "$B", "7", "{}"][..], &["patch", "$B", "7", "{}"], &["edit", "$B", "7"], &["rm", "$B", "7"]]
+        {
+            let refused = world.run(command);
+            assert!(refused.code == 10 && refused.err.contains(reason), "{command:?}: {refused:?}");
+        }
+        world.ok(&["put", "$B", "7", "{}", "--allow-unindexed"]);
+        world.ok(&["touch", "$B", "7"]);
+    }
+    let shown = world.json(&["bucket", "show", "$B"]);
+    assert_eq!(shown["models"], json!([]));
 }
