@@ -334,6 +334,7 @@ pub mod durability {}
 
 #[doc = include_str!("../docs/guarantees.md")]
 #[doc = include_str!("../docs/guarantees-table.md")]
+#[doc = include_str!("../docs/guarantees-file-table.md")]
 #[doc = include_str!("../docs/guarantees-limits.md")]
 #[cfg(feature = "nats")]
 pub mod guarantees {}

@@ -40,6 +40,20 @@ pub(crate) enum Figure {
     LongestTakeover,
     TakeoversWithLeader,
     LongestTakeoverWithLeader,
+    FileKills,
+    FileKillsWrites,
+    PowerLosses,
+    PowerLossesWrites,
+    UnsyncedLosses,
+    UnsyncedLossesLost,
+    FileTakeovers,
+    LongestFileTakeover,
+    DisksFull,
+    DisksFullRefused,
+    FailedCalls,
+    FailedCallsEnded,
+    LargestFile,
+    LargestFileOpen,
 }
 
 /// The figures of one scenario, or of all scenarios.
@@ -179,6 +193,53 @@ impl Figures {
                     count(KeysGivenUp)
                 ),
             ),
+            (
+                FileKills,
+                "`file:`: a killed process loses no acknowledged write, and no read or watch returned a lost write (P45)",
+                format!("{} kills, {} writes and reads, none lost", count(FileKills), count(FileKillsWrites)),
+            ),
+            (
+                PowerLosses,
+                "`file:`: a loss of power loses no acknowledged write (P46)",
+                format!(
+                    "{} losses of power, during {} writes and reads, none lost",
+                    count(PowerLosses),
+                    count(PowerLossesWrites)
+                ),
+            ),
+            (
+                UnsyncedLosses,
+                "Not guaranteed: with `?sync=off`, a loss of power loses no write",
+                format!(
+                    "{} of {} losses of power lost acknowledged writes",
+                    count(UnsyncedLossesLost),
+                    count(UnsyncedLosses)
+                ),
+            ),
+            (
+                FileTakeovers,
+                "`file:`: a second process is refused, and takes over from a process that dies (P47)",
+                format!("{} times, within {}", count(FileTakeovers), seconds(LongestFileTakeover)),
+            ),
+            (
+                DisksFull,
+                "`file:`: a full disk refuses writes as not applied, and the store continues with room (P48)",
+                format!("{} times full, {} refusals, none stored", count(DisksFull), count(DisksFullRefused)),
+            ),
+            (
+                FailedCalls,
+                "`file:`: a failed sync or write loses no acknowledged write (P49)",
+                format!("{} failures, {} of them ended the store", count(FailedCalls), count(FailedCallsEnded)),
+            ),
+            (
+                LargestFile,
+                "`file:`: a store of many records opens with every record",
+                format!(
+                    "{} records, in {} (a build without optimization)",
+                    count(LargestFile),
+                    seconds(LargestFileOpen)
+                ),
+            ),
         ];
         let mut list = String::new();
         for (figure, promise, figures) in lines {
@@ -199,6 +260,8 @@ impl Figure {
                 | Self::LeaderReadsLongest
                 | Self::LongestTakeover
                 | Self::LongestTakeoverWithLeader
+                | Self::LongestFileTakeover
+                | Self::LargestFileOpen
         )
     }
 }

@@ -1,10 +1,21 @@
 //! Fault suite: real servers crash, hang and are partitioned while workers of every kind continue.
 //!
 //! `cargo test -p kvtyped-tests --test faults` runs all scenarios. `-- --quick` runs some of them, shortened. `--
-//! NAME..` runs the named scenarios, and `-- --list` lists their names. `-- --save` writes the result table into the
-//! docs. Each scenario prints one line. Safety is asserted; durations are only reported. `KVTYPED_FAULTS_NOTES=1` shows
+//! NAME..` runs the named scenarios, and `-- --list` lists their names. `-- --save` writes the result tables into the
+//! docs: one of servers, and one of stores in files. Each scenario prints one line. Safety is asserted; durations are only reported. `KVTYPED_FAULTS_NOTES=1` shows
 //! more figures.
 
+/// The writer of the suite for stores in files, and its checks.
+#[allow(dead_code, unused_imports, reason = "the suite uses more of it")]
+#[path = "../file"]
+mod file {
+    pub(crate) mod child;
+    pub(crate) mod folder;
+    pub(crate) mod large;
+    pub(crate) mod power;
+    pub(crate) mod trace;
+    pub(crate) mod writer;
+}
 mod final_state;
 mod figures;
 mod op_stats;
@@ -28,6 +39,10 @@ const QUICK_LIMIT: Duration = Duration::from_secs(3 * 60);
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
+    if file::child::arguments().is_some() {
+        runtime.block_on(file::writer::run());
+        return ExitCode::SUCCESS;
+    }
     let mut arguments = std::env::args().skip(1);
     if let (Some(HOLD), Some(urls)) = (arguments.next().as_deref(), arguments.next()) {
         runtime.block_on(scenarios::hold(&urls));
@@ -78,10 +93,14 @@ async fn run(scenarios: impl Iterator<Item = &'static Scenario>, effort: Effort,
             }
         }
     }
-    let table = report::table(&rows);
-    println!("\n{table}");
-    if save {
-        std::fs::write(report::docs(), table).expect("the docs can be written");
+    // Stores in files have a separate table, so that a run of their scenarios alone can be saved.
+    let (files, servers): (Vec<_>, Vec<_>) = rows.into_iter().partition(report::Row::is_of_files);
+    for rows in [servers, files].iter().filter(|rows| !rows.is_empty()) {
+        let table = report::table(rows);
+        println!("\n{table}");
+        if save {
+            std::fs::write(report::docs(rows), table).expect("the docs can be written");
+        }
     }
     println!("{passed} passed, {failed} failed");
     failed == 0

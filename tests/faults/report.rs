@@ -41,6 +41,11 @@ impl Row {
         Self { name, ..Self::default() }
     }
 
+    /// Whether the scenario has stores in files, and no server.
+    pub(crate) fn is_of_files(&self) -> bool {
+        self.name.starts_with("file-")
+    }
+
     /// Returns the report line, followed by the violations.
     pub(crate) fn line(&self) -> String {
         let Self { name, counts, faults, times, figures: _, violations, notes, took } = self;
@@ -74,8 +79,12 @@ impl Row {
     }
 }
 
-/// Returns a Markdown table of all scenarios, and a list of the promises.
+/// Returns a Markdown table of scenarios, and a list of their promises. The scenarios have servers, or stores in files.
 pub(crate) fn table(rows: &[Row]) -> String {
+    if rows.iter().all(Row::is_of_files) { file_table(rows) } else { server_table(rows) }
+}
+
+fn server_table(rows: &[Row]) -> String {
     let mut table = String::from(
         "| scenario | operations | done | refused | failed | unknown | faults | violations | outage: all addresses | one \
          address | watches |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
@@ -110,11 +119,28 @@ pub(crate) fn table(rows: &[Row]) -> String {
     table
 }
 
+fn file_table(rows: &[Row]) -> String {
+    let mut table = String::from(
+        "\n## Stores in files\n\n| scenario | operations | done | failed | faults | violations |\n|---|---:|---:|---:|---:|---:|\n",
+    );
+    let mut figures = Figures::default();
+    for Row { name, counts, faults, violations, figures: of_row, .. } in rows {
+        let Counts { ok, failed, .. } = counts;
+        let (sum, violations) = (counts.sum(), violations.len());
+        let _ = writeln!(table, "| `{name}` | {sum} | {ok} | {failed} | {faults} | {violations} |");
+        figures.take_in(of_row);
+    }
+    table.push('\n');
+    table.push_str(&figures.promises());
+    table
+}
+
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
-/// Returns the path of the table in the docs of the library.
-pub(crate) fn docs() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/docs/guarantees-table.md")
+/// Returns the path of the table of these scenarios in the docs of the library.
+pub(crate) fn docs(rows: &[Row]) -> PathBuf {
+    let name = if rows.iter().all(Row::is_of_files) { "guarantees-file-table.md" } else { "guarantees-table.md" };
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../kvtyped/docs").join(name)
 }

@@ -1,4 +1,4 @@
-//! Disks that are full or broken.
+//! P48 and P49: disks that are full or broken.
 
 use std::sync::Arc;
 
@@ -8,9 +8,11 @@ use kvtyped::key::{Pattern, Patterns};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Outcome, Read};
 
+use super::child::{self, Child};
 use super::folder::{Folder, bucket, create, deadline, entries, key, put};
 use super::trace::is_available;
 use super::writer::{Job, Writer, check, command};
+use crate::support::Session;
 
 #[tokio::test]
 async fn full_disk_refuses_writes_and_loses_nothing() {
@@ -36,6 +38,11 @@ async fn full_disk_refuses_writes_and_loses_nothing() {
     };
     assert!(matches!(refused.kind(), ErrorKind::Unavailable { .. }) && refused.is_retryable(), "{refused}");
     assert!(refused.to_string().contains("no space left for"), "{refused}");
+
+    // The store reads, so it is healthy.
+    let store = folder.store().test_limits(64, 0, Some(60)).await.unwrap();
+    assert!(store.health().await.unwrap().is_healthy());
+    store.close().await.unwrap();
 
     // Many writers at once: no write is acknowledged.
     let puts = (0..50).map(|number| {
@@ -129,12 +136,7 @@ async fn failed_sync_fails_the_store_and_loses_nothing() {
             let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", &inject];
             let job = Job { workers: 3, rounds: 15, sync: true };
             let command = command(&wrapper, &folder.file(), job);
-            let writer = tokio::task::spawn_blocking(move || {
-                let mut writer = Writer::start(command);
-                writer.read(u64::MAX);
-                writer.process.wait().expect("the process ends");
-                std::mem::take(&mut writer.printed)
-            });
+            let writer = tokio::task::spawn_blocking(move || Writer::start(command).finish());
             let printed = writer.await.unwrap();
             assert!(printed.is_done || !printed.errors.is_empty(), "{call} {at}: {printed:?}");
             failed += usize::from(!printed.errors.is_empty());
@@ -148,4 +150,58 @@ async fn failed_sync_fails_the_store_and_loses_nothing() {
     }
     eprintln!("26 failing calls, {failed} writers ended with an error");
     assert!(failed >= 15, "{failed}");
+}
+
+/// After a failed sync, the store answers nothing and reports its failure.
+#[tokio::test]
+async fn failed_store_is_unhealthy_and_answers_nothing() {
+    if !is_available() {
+        return;
+    }
+    let folder = Folder::new("unhealthy");
+    let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", "inject=fsync,fdatasync:error=EIO:when=40+"];
+    let arguments = [folder.file().display().to_string()];
+    let command = child::command(&wrapper, "file::failing::failed_store_process", &arguments);
+    let said = tokio::task::spawn_blocking(move || {
+        let mut process = Child::start(command);
+        std::iter::from_fn(|| process.next()).collect::<Vec<_>>()
+    });
+    let said = said.await.unwrap();
+    let [writes, first, read, write, health, close] = said.as_slice() else { panic!("{said:?}") };
+    assert!(first.starts_with("Unknown Unavailable") && first.contains("app.kv` cannot be written"), "{first}");
+    for later in [read, write] {
+        assert!(later.starts_with("NotApplied Unavailable"), "{later}");
+    }
+    assert_eq!(health, "healthy: false");
+    assert!(close.contains("cannot be written"), "{close}");
+    let store = folder.store().await.unwrap();
+    let sessions: Bucket<Session> = store.bucket().must_exist().await.unwrap();
+    let stored = sessions.count(..).await.unwrap();
+    let writes: u64 = writes.parse().unwrap();
+    assert!(stored == writes || stored == writes + 1, "{stored} of {writes}");
+}
+
+#[tokio::test]
+#[ignore = "the process that another test starts"]
+async fn failed_store_process() {
+    let arguments = child::arguments().expect("started by another test");
+    let store = Store::file(&arguments[0]).await.unwrap();
+    let sessions: Bucket<Session> = store.bucket().await.unwrap();
+    let shown = |error: kvtyped::Error| {
+        let kind = if matches!(error.kind(), ErrorKind::Unavailable { .. }) { "Unavailable" } else { "another kind" };
+        format!("{:?} {kind} {error}", error.outcome())
+    };
+    let (mut writes, mut error) = (0, None);
+    while error.is_none() {
+        match sessions.put(&Session::new("acme", writes)).await {
+            Ok(_) => writes += 1,
+            Err(failed) => error = Some(failed),
+        }
+    }
+    child::say(writes);
+    child::say(error.map(shown).unwrap());
+    child::say(shown(sessions.get(&Session::new("acme", 0).key()).await.unwrap_err()));
+    child::say(shown(sessions.put(&Session::new("acme", 0)).await.unwrap_err()));
+    child::say(format_args!("healthy: {}", store.health().await.unwrap().is_healthy()));
+    child::say(store.close().await.unwrap_err());
 }

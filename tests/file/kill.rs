@@ -1,4 +1,4 @@
-//! Processes that are killed while they write.
+//! P45: processes that are killed while they write.
 
 use super::folder::Folder;
 use super::writer::{Job, Writer, check, command};

@@ -1,33 +1,29 @@
-//! Losses of power: the calls of a writer are recorded, and cut at many places. Synced data survives, and other data in
-//! parts.
+//! P46: losses of power. The calls of a writer are recorded, and cut at many places. Synced data survives. Of the other
+//! data, any part survives.
 
 use std::sync::Arc;
 
 use kvtyped::backend::Backend;
 
+use super::child::said;
 use super::folder::{Folder, Random};
 use super::trace::{Call, Disk, arguments, is_available, parse};
 use super::writer::{Job, Printed, Writer, check, command};
 
 /// Records a writer.
-async fn record(sync: bool) -> Vec<Call> {
+pub(crate) async fn record(sync: bool) -> Vec<Call> {
     let folder = Folder::new("power");
     let trace = folder.path("trace.txt");
     let job = Job { workers: 3, rounds: 25, sync };
     let command = command(&arguments(trace.to_str().unwrap()), &folder.file(), job);
-    let writer = tokio::task::spawn_blocking(move || {
-        let mut writer = Writer::start(command);
-        writer.read(u64::MAX);
-        writer.process.wait().expect("the process ends");
-        std::mem::take(&mut writer.printed)
-    });
+    let writer = tokio::task::spawn_blocking(move || Writer::start(command).finish());
     let printed = writer.await.unwrap();
     assert!(printed.is_done && printed.errors.is_empty(), "{printed:?}");
     parse(&trace, &folder.path(""))
 }
 
 /// Loses power at this number of places. Counts the stores that do not open or lack an acknowledged write.
-async fn losses(calls: &[Call], crashes: usize) -> (usize, String) {
+pub(crate) async fn losses(calls: &[Call], crashes: usize) -> (usize, String) {
     let mut random = Random(7);
     let (mut wrong, mut first) = (0, String::new());
     let mut places: Vec<_> = (0..crashes).map(|_| 1 + random.below(calls.len() - 1)).collect();
@@ -37,7 +33,7 @@ async fn losses(calls: &[Call], crashes: usize) -> (usize, String) {
         for call in &calls[done..place] {
             disk.apply(call);
             if let Call::Print(text) = call {
-                text.lines().for_each(|line| printed.add(line));
+                text.split_inclusive('\n').filter_map(said).for_each(|line| printed.add(line));
             }
         }
         done = place;

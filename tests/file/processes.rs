@@ -1,4 +1,4 @@
-//! Several processes at one file.
+//! P47: several processes at one file.
 
 use kvtyped::ErrorKind;
 use kvtyped::prelude::*;
@@ -24,7 +24,7 @@ async fn second_process_is_refused_with_the_first_one_named() {
     let error = folder.store().timeout(Duration::from_millis(400)).await.unwrap_err();
     let ErrorKind::InUse { file, process } = error.kind() else { panic!("{error}") };
     assert!(file.ends_with("app.kv"), "{file}");
-    assert!(process.contains(&format!("process {}", writer.process.id())), "{process}");
+    assert!(process.contains(&format!("process {}", writer.id())), "{process}");
     assert!(error.to_string().starts_with("cannot open `"), "{error}");
 
     let printed = writer.kill();

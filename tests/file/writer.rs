@@ -4,9 +4,8 @@
 //! what its reads and watches returned. All of that must be stored, whenever the process ends.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -18,9 +17,9 @@ use kvtyped::backend::{
 use kvtyped::key::{Pattern, Patterns};
 use kvtyped::prelude::*;
 
+use super::child::{self, Child};
 use super::folder::{deadline, entries, key};
 
-const JOB: &str = "KVTYPED_FILE_WRITER";
 const HISTORY: u8 = 3;
 
 /// The work of a writer process.
@@ -43,10 +42,8 @@ pub(crate) struct Printed {
 }
 
 impl Printed {
-    /// Adds a line: the name of a series and a number that never decreases.
+    /// Adds a text: the name of a series and a number that never decreases.
     pub(crate) fn add(&mut self, line: &str) {
-        // The test runner prints the beginning of its own line before.
-        let Some((_, line)) = line.split_once("::: ") else { return };
         self.lines += 1;
         let (series, number) = line.trim_end().split_once(' ').expect("a series and a number");
         match (series, number.parse::<u64>()) {
@@ -63,81 +60,65 @@ impl Printed {
 
 /// The command that starts a writer process, below another command such as `strace`.
 pub(crate) fn command(wrapper: &[&str], file: &Path, job: Job) -> Command {
-    let program = std::env::current_exe().expect("this binary has a path");
-    let mut command = match wrapper {
-        [] => Command::new(&program),
-        [first, rest @ ..] => {
-            let mut command = Command::new(first);
-            command.args(rest).arg(&program);
-            command
-        }
-    };
     let Job { workers, rounds, sync } = job;
-    command
-        .args(["--ignored", "--exact", "file::writer::file_writer_process", "--nocapture", "--test-threads=1"])
-        .env(JOB, format!("{workers} {rounds} {sync} {}", file.display()))
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    command
+    let arguments = [workers.to_string(), rounds.to_string(), sync.to_string(), file.display().to_string()];
+    child::command(wrapper, "file::writer::file_writer_process", &arguments)
 }
 
 /// A running writer process.
 pub(crate) struct Writer {
-    pub(crate) process: Child,
-    output: BufReader<ChildStdout>,
+    child: Child,
     pub(crate) printed: Printed,
 }
 
 impl Writer {
-    pub(crate) fn start(mut command: Command) -> Self {
-        let mut process = command.spawn().expect("the process starts");
-        let output = BufReader::new(process.stdout.take().expect("the output is piped"));
-        Self { process, output, printed: Printed::default() }
+    pub(crate) fn start(command: Command) -> Self {
+        Self { child: Child::start(command), printed: Printed::default() }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.process.id()
     }
 
     /// Reads this number of lines, or all.
     pub(crate) fn read(&mut self, lines: u64) {
-        let mut line = String::new();
-        while self.printed.lines < lines && self.output.read_line(&mut line).expect("the output is text") > 0 {
-            // The last line of a killed process may be incomplete.
-            if line.ends_with('\n') {
-                self.printed.add(&line);
-            }
-            line.clear();
+        while self.printed.lines < lines
+            && let Some(text) = self.child.next()
+        {
+            self.printed.add(&text);
         }
+    }
+
+    /// Waits for the end of the process, and returns everything that it printed.
+    pub(crate) fn finish(mut self) -> Printed {
+        self.read(u64::MAX);
+        self.child.process.wait().expect("the process ends");
+        self.printed
     }
 
     /// Kills the process, and returns everything that it printed.
     pub(crate) fn kill(mut self) -> Printed {
-        self.process.kill().expect("the process is there");
-        self.process.wait().expect("the process ended");
+        self.child.kill();
         self.read(u64::MAX);
-        std::mem::take(&mut self.printed)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.printed
     }
 }
 
 fn say(series: &str, number: impl std::fmt::Display) {
-    // One call of the system for each line.
-    let line = format!("::: {series} {number}\n");
-    let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).expect("the parent reads");
+    child::say(format_args!("{series} {number}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the process that other tests start"]
 async fn file_writer_process() {
-    let job = std::env::var(JOB).expect("started by another test");
-    let mut words = job.splitn(4, ' ');
-    let mut word = || words.next().expect("four words");
-    let (workers, rounds, sync, file) = (word().parse().unwrap(), word().parse().unwrap(), word(), word());
+    run().await;
+}
+
+/// Runs the job of this process.
+pub(crate) async fn run() {
+    let arguments = child::arguments().expect("started by another test");
+    let [workers, rounds, sync, file] = arguments.as_slice() else { panic!("four arguments: {arguments:?}") };
+    let (workers, rounds) = (workers.parse().unwrap(), rounds.parse().unwrap());
     let sync = if sync == "true" { SyncMode::Always } else { SyncMode::Off };
     let opened = Store::file(file).sync(sync).test_limits(64, 0, None).backend().await;
     let backend: Arc<dyn Backend> = match opened {

@@ -9,6 +9,9 @@
 //! 4. Heals everything and awaits [`Run::recover`].
 //! 5. Ends with [`Run::finish`], which checks everything that was recorded.
 //!
+//! A scenario whose name begins with `file-` has a store in a file and no server. `-- --save` writes these scenarios to a
+//! separate table.
+//!
 //! [`Run::note`] and [`Run::violation`] add further results. A `quick` scenario must end within half a minute with
 //! `effort.quick`.
 
@@ -16,6 +19,7 @@ mod consumers;
 mod control;
 mod crashed;
 mod faulty_connections;
+mod files;
 mod frozen;
 mod history;
 mod killed;
@@ -118,6 +122,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         switches::with_moving_transform
     ),
     scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
+    scenario!("file-killed", "kill -9 of a process that writes to a file", true, files::killed),
+    scenario!("file-power-lost", "losses of power at calls of a recorded writer to a file", true, files::power_lost),
+    scenario!(
+        "file-power-control",
+        "the control: without syncs, losses of power lose writes",
+        true,
+        files::power_lost_unsynced
+    ),
+    scenario!("file-taken-over", "a second process at a file, and kill -9 of the first", true, files::taken_over),
+    scenario!("file-disk-full", "a small file system fills up, and grows", true, files::disk_full),
+    scenario!("file-calls-failing", "a sync or write of a file fails once", true, files::calls_failing),
+    scenario!("file-million", "a million records in a file, and a reopen", false, files::million),
 ];
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -163,7 +163,7 @@ pub(super) fn sweep(db: &Connection, after: i64, rows: usize) -> Result<Option<i
 pub(super) fn vacuum(db: &Connection) -> Result<bool> {
     let free: i64 = db.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
     let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-    if free < 256 || free * 4 < pages {
+    if free < 64 || free * 4 < pages {
         return Ok(false);
     }
     // SQLite frees one page for each step of the statement.
@@ -171,4 +171,11 @@ pub(super) fn vacuum(db: &Connection) -> Result<bool> {
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}
     Ok(true)
+}
+
+/// Returns free pages until less than a quarter of the pages is free. For a close, which syncs afterwards.
+pub(super) fn vacuum_all(db: &Connection) -> Result<()> {
+    super::schema::set_sync(db, false)?;
+    while vacuum(db)? {}
+    Ok(())
 }

@@ -12,6 +12,7 @@ use super::buckets::BucketRows;
 use super::checkpoint;
 use super::control::Control;
 use super::errors::{is_busy, is_full, no_space_reason};
+use super::files::OpenFiles;
 use super::load::Loaded;
 use super::lock::{LockFile, Mark};
 use super::options::{FileOptions, Limits, SyncMode};
@@ -30,20 +31,25 @@ pub(super) const INSERT: &str =
 
 /// The size of one transaction.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// The size of the WAL that starts its checkpoint, in pages.
-const WAL_PAGES: i64 = 4096;
-/// The size of the writes between two checks of the size of the WAL.
-const WAL_CHECK_BYTES: usize = 1024 * 1024;
+/// The size of the WAL that starts its checkpoint, in pages. SQLite then writes from the beginning of the WAL. Commits
+/// that do not extend the file are flushed in three quarters of the time, so a small WAL is better than a large one.
+const WAL_PAGES: usize = 1_000;
+/// The size of a page in bytes.
+const PAGE: usize = 4_096;
 /// The thread tidies up after this time without a write.
 const IDLE: Duration = Duration::from_millis(500);
 /// The pause after an attempt to tidy up that failed.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// The reason of a failure if the files are elsewhere.
+const MOVED: &str = "its files were moved, replaced or removed";
 
 /// The open file.
 pub(super) struct Journal {
     /// Shared with a copy in progress.
     db: Rc<Connection>,
     paths: Paths,
+    files: OpenFiles,
     lock: LockFile,
     log: LogWriter,
     sync: SyncMode,
@@ -55,8 +61,8 @@ pub(super) struct Journal {
     last: i64,
     /// The size of the journal.
     journal_bytes: usize,
-    /// The size of the writes since the last check of the WAL.
-    unchecked_bytes: usize,
+    /// An estimate of the number of pages that were written since the last checkpoint of the WAL.
+    wal_pages: usize,
     /// Whether commits are not synced, and since when.
     unsynced_since: Option<Instant>,
     /// The position of the removal of entries of deleted buckets.
@@ -73,6 +79,7 @@ impl Journal {
     pub(super) fn new(
         options: &FileOptions,
         paths: Paths,
+        files: OpenFiles,
         db: Connection,
         lock: LockFile,
         log: LogWriter,
@@ -82,6 +89,7 @@ impl Journal {
         Self {
             db: Rc::new(db),
             paths,
+            files,
             lock,
             log,
             sync: options.sync,
@@ -91,7 +99,7 @@ impl Journal {
             unknown,
             last,
             journal_bytes,
-            unchecked_bytes: 0,
+            wal_pages: 0,
             unsynced_since: None,
             sweep: has_orphans.then_some(0),
             has_work: true,
@@ -118,8 +126,9 @@ impl Journal {
         while self.failed.is_none() {
             match self.log.next(GROUP_BYTES, self.pause(), || control.has_requests()) {
                 Task::Write(group) => {
+                    let rows = group.len();
                     self.write(group);
-                    self.tidy_under_load();
+                    self.tidy_under_load(rows);
                 }
                 Task::Interrupted => self.serve(control),
                 Task::Idle => self.tidy_when_idle(),
@@ -138,6 +147,11 @@ impl Journal {
 
     /// Writes one group, and reports its fate.
     pub(super) fn write(&mut self, group: Vec<Record>) {
+        if !self.files.are_in_place() {
+            drop(group);
+            self.fail(&MOVED);
+            return;
+        }
         let mut result = self.insert(&group);
         for _ in 0..50 {
             if !result.as_ref().is_err_and(is_busy) {
@@ -151,7 +165,7 @@ impl Journal {
             Ok(()) => {
                 let size: usize = group.iter().map(Record::size).sum();
                 self.journal_bytes += size;
-                self.unchecked_bytes += size;
+                self.wal_pages += size / PAGE + 2;
                 self.last = group.last().map_or(self.last, |record| super::row::signed(record.seq));
                 self.has_work = true;
                 self.paused_until = self.paused_until.filter(|until| *until > Instant::now());
@@ -189,7 +203,7 @@ impl Journal {
     }
 
     /// Ends the store. A failed sync is never repeated: the system may have dropped the data that it could not write.
-    fn fail(&mut self, error: &rusqlite::Error) {
+    fn fail(&mut self, error: &dyn std::fmt::Display) {
         let name = self.paths.name();
         let reason = format!("the store failed, because `{name}` cannot be written: {error}; open it again");
         self.log.failed(&reason);
@@ -218,10 +232,11 @@ impl Journal {
         }
     }
 
-    /// Tries to make room on a full disk: the journal may hold many entries that are removed already, and the WAL pages
-    /// that are written twice.
+    /// Tries to make room on a full disk. The WAL may hold pages that are written twice, and starts again from its
+    /// beginning after it is moved. The journal may hold many entries that are removed already.
     fn make_room(&mut self) {
-        if self.meta.applied < self.last {
+        self.checkpoint_wal();
+        if self.failed.is_none() && self.meta.applied < self.last {
             self.checkpoint();
         }
         if self.failed.is_none() {
@@ -243,20 +258,26 @@ impl Journal {
         }
     }
 
-    /// Moves some rows of a long journal, and the WAL if it is long.
-    fn tidy_under_load(&mut self) {
-        let quarter = || usize::try_from(self.log.stored_bytes() / 4).unwrap_or(usize::MAX);
+    /// Moves rows of a long journal, and the WAL if it is long. `rows` is the number of rows of the last group: twice as
+    /// many are moved, so that a long journal becomes shorter.
+    fn tidy_under_load(&mut self, rows: usize) {
+        let quarter = usize::try_from(self.log.stored_bytes() / 4).unwrap_or(usize::MAX);
         let least = self.limits.journal_bytes.min(1024 * 1024);
-        let is_long = self.journal_bytes > self.limits.journal_bytes
-            || (self.journal_bytes > least && self.journal_bytes > quarter());
-        if is_long && self.paused_until.is_none_or(|until| until <= Instant::now()) {
+        let longest = quarter.max(least).min(self.limits.journal_bytes);
+        let end = self.meta.applied.saturating_add(i64::try_from(rows * 2).unwrap_or(i64::MAX));
+        while self.journal_bytes > longest
+            && self.meta.applied < end
+            && self.failed.is_none()
+            && self.paused_until.is_none_or(|until| until <= Instant::now())
+        {
             self.checkpoint();
         }
-        if self.unchecked_bytes > WAL_CHECK_BYTES {
-            self.unchecked_bytes = 0;
-            if schema::wal_pages(&self.db).is_ok_and(|pages| pages > WAL_PAGES) {
-                self.checkpoint_wal();
-            }
+        self.checkpoint_long_wal();
+    }
+
+    fn checkpoint_long_wal(&mut self) {
+        if self.wal_pages > WAL_PAGES && self.failed.is_none() {
+            self.checkpoint_wal();
         }
     }
 
@@ -297,7 +318,7 @@ impl Journal {
                 if upto == self.last {
                     self.journal_bytes = 0;
                 }
-                self.unchecked_bytes += moved * 512;
+                self.wal_pages += moved / 4 + 2;
                 (self.meta, self.rows) = (step.meta, step.rows);
                 if step.has_orphans {
                     self.sweep = Some(0);
@@ -310,19 +331,27 @@ impl Journal {
     fn sweep_orphans(&mut self, after: i64) {
         let rows = usize::try_from(self.limits.checkpoint_rows).unwrap_or(usize::MAX);
         match checkpoint::sweep(&self.db, after, rows) {
-            Ok(next) => self.sweep = next,
+            Ok(next) => {
+                self.sweep = next;
+                self.wal_pages += rows / 16 + 2;
+            }
             Err(error) => drop(self.failed_tidying(&error)),
         }
     }
 
     fn checkpoint_wal(&mut self) {
+        self.wal_pages = 0;
         match schema::checkpoint_wal(&self.db) {
             Ok(()) if self.sync == SyncMode::Off => {
                 self.unsynced_since = None;
                 self.mark();
             }
             Ok(()) => {}
-            Err(error) => drop(self.failed_tidying(&error)),
+            Err(error) => {
+                // After the next commit again: there is room if a commit succeeds.
+                self.wal_pages = WAL_PAGES + 1;
+                self.failed_tidying(&error);
+            }
         }
     }
 
@@ -359,15 +388,29 @@ impl Journal {
         while self.meta.applied < self.last && self.failed.is_none() {
             let before = self.meta.applied;
             self.checkpoint();
+            self.checkpoint_long_wal();
             if self.meta.applied == before {
+                break;
+            }
+        }
+        while let Some(after) = self.sweep
+            && self.failed.is_none()
+        {
+            self.sweep_orphans(after);
+            self.checkpoint_long_wal();
+            if self.sweep == Some(after) {
                 break;
             }
         }
         if let Some(reason) = &self.failed {
             return Err(reason.clone());
         }
+        if !self.files.are_in_place() {
+            return Err(format!("`{}` cannot be written: {MOVED}", self.paths.name()));
+        }
         let meta = Meta { clean: Clean::Closed, time: self.meta.time.max(nanos(self.log.now())), ..self.meta };
-        let closed = schema::set_sync(&self.db, true)
+        let closed = checkpoint::vacuum_all(&self.db)
+            .and_then(|()| schema::set_sync(&self.db, true))
             .and_then(|()| transaction(&self.db, || meta.write(&self.db)))
             .and_then(|()| schema::truncate_wal(&self.db));
         match closed {
@@ -377,7 +420,10 @@ impl Journal {
                 Ok(())
             }
             // Everything is durable in the journal, so the next open continues.
-            Err(error) if is_full(&error) => Ok(()),
+            Err(error) if is_full(&error) => {
+                let _ = schema::truncate_wal(&self.db);
+                Ok(())
+            }
             Err(error) => Err(format!("`{}` cannot be tidied up: {error}", self.paths.name())),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -40,6 +41,8 @@ pub(super) struct Loaded {
 pub(super) struct Progress {
     pub(super) rows: AtomicU64,
     pub(super) cancelled: AtomicBool,
+    /// The process that has the lock, while the open waits for it.
+    holder: Mutex<Option<String>>,
 }
 
 impl Progress {
@@ -50,6 +53,16 @@ impl Progress {
             true => Err(Error::unavailable("the open was cancelled")),
             false => Ok(()),
         }
+    }
+
+    /// Sets the process that has the lock.
+    pub(super) fn wait_for(&self, process: Option<String>) {
+        *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = process;
+    }
+
+    /// Returns the process that has the lock, if the open waits for it.
+    pub(super) fn holder(&self) -> Option<String> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn is_cancelled(&self) -> bool {

@@ -11,6 +11,7 @@
 // |---|---|
 // | `crc` | checksums |
 // | `paths`, `errors` | the files of a store; errors of SQLite |
+// | `files` | whether the open files have their names |
 // | `lock` | the lock file, and the mark of the last durable effect |
 // | `stored_config` | configurations of buckets as JSON |
 // | `row` | effects as rows of the journal |
@@ -28,6 +29,7 @@
 mod crc;
 mod paths;
 mod errors;
+mod files;
 mod lock;
 mod stored_config;
 mod row;

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::errors::{damaged, io, sqlite};
+use super::files::OpenFiles;
 use super::journal::Journal;
 use super::load::{Loaded, Progress, load};
 use super::lock::{LockError, LockFile, Mark};
@@ -54,13 +55,15 @@ pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) ->
     begin(&db, &mut loaded, options.sync, clock.now()).map_err(read)?;
     lock.write_mark(Mark { store: loaded.meta.store, seq: loaded.last }).map_err(|error| io(paths, error))?;
     schema::set_sync(&db, options.sync == SyncMode::Always).map_err(read)?;
-    Ok(journal(options, paths, db, lock, loaded, clock))
+    let files = OpenFiles::new(paths).map_err(|error| io(paths, error))?;
+    Ok(journal(options, paths, files, db, lock, loaded, clock))
 }
 
 /// Builds the state and its journal.
 fn journal(
     options: &FileOptions,
     paths: &Paths,
+    files: OpenFiles,
     db: Connection,
     lock: LockFile,
     mut loaded: Loaded,
@@ -71,7 +74,7 @@ fn journal(
     let states = std::mem::take(&mut loaded.states).into_values().collect();
     let machine = StateMachine::restore("file:", states, loaded.buckets_created, clock.now(), log);
     let log = LogWriter::new(machine, wake, clock);
-    Journal::new(options, paths.clone(), db, lock, log, loaded)
+    Journal::new(options, paths.clone(), files, db, lock, log, loaded)
 }
 
 /// Waits for the lock until the timeout, so that a process can take over from one that ends.
@@ -83,12 +86,16 @@ fn acquire(options: &FileOptions, paths: &Paths, mode: u32, progress: &Progress)
     let patience = options.timeout.saturating_sub(options.timeout / 8);
     loop {
         match LockFile::acquire(&paths.lock, mode) {
-            Ok(lock) => return Ok(lock),
+            Ok(lock) => {
+                progress.wait_for(None);
+                return Ok(lock);
+            }
             Err(LockError::Io(error)) => return Err(io(paths, error)),
             Err(LockError::InUse(process)) => {
                 if started.elapsed() + pause >= patience || progress.is_cancelled() {
                     return Err(Error::new(ErrorKind::InUse { file: paths.name(), process }));
                 }
+                progress.wait_for(Some(process));
             }
         }
         std::thread::sleep(pause);

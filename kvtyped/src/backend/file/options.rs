@@ -51,6 +51,15 @@ impl FileOptions {
         Self { path: path.into(), sync: SyncMode::default(), mode: None, timeout, limits }
     }
 
+    /// The reason why a mode is refused.
+    pub(super) const INVALID_MODE: &str =
+        "`mode` must be an octal permission that lets the owner read and write, such as `0640`";
+
+    /// Whether this is a permission of a file that its owner may read and write.
+    pub(super) fn is_valid_mode(mode: u32) -> bool {
+        mode & !0o777 == 0 && mode & 0o600 == 0o600
+    }
+
     /// Whether a store that is open with `other` may serve these options.
     pub(super) fn is_compatible(&self, other: &Self) -> bool {
         self.sync == other.sync && self.limits == other.limits && (self.mode.is_none() || self.mode == other.mode)

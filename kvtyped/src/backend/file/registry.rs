@@ -15,7 +15,7 @@ use super::options::FileOptions;
 use super::paths::Paths;
 use crate::backend::local::backend::LocalBackend;
 use crate::backend::local::shared::LocalShared;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The storage system in the status of a bucket.
 const BACKING_STORE: &str = "file";
@@ -51,6 +51,9 @@ fn registry() -> MutexGuard<'static, HashMap<PathBuf, Slot>> {
 pub(super) async fn open(options: FileOptions) -> Result<(Arc<OpenFile>, LocalBackend)> {
     if cfg!(not(unix)) && options.mode.is_some() {
         return Err(Error::invalid_config("`mode` is a permission of Unix, and this system has none"));
+    }
+    if options.mode.is_some_and(|mode| !FileOptions::is_valid_mode(mode)) {
+        return Err(Error::invalid_config(FileOptions::INVALID_MODE));
     }
     let paths = Paths::new(&options.path)?;
     let slot = {
@@ -123,6 +126,10 @@ impl OpenFile {
             Ok(Ok(shared)) => shared?,
             Ok(Err(_)) => return Err(Error::unavailable(format!("the thread of `{}` panicked", paths.name()))),
             Err(_) => {
+                // On a busy computer, the thread may be late.
+                if let Some(process) = progress.holder() {
+                    return Err(Error::new(ErrorKind::InUse { file: paths.name(), process }));
+                }
                 let rows = progress.rows.load(Ordering::Relaxed);
                 return Err(Error::unavailable(format!(
                     "`{}` did not open within {:?}, and {rows} rows are loaded; raise the timeout",

@@ -195,8 +195,3 @@ pub(super) fn truncate_wal(db: &Connection) -> rusqlite::Result<()> {
 pub(super) fn checkpoint_wal(db: &Connection) -> rusqlite::Result<()> {
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
-
-/// Returns the number of pages in the WAL that are not in the main file.
-pub(super) fn wal_pages(db: &Connection) -> rusqlite::Result<i64> {
-    db.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
-}

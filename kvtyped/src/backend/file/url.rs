@@ -59,8 +59,7 @@ impl SyncMode {
 fn parse_mode(text: &str) -> Result<u32> {
     let is_octal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = is_octal.then(|| u32::from_str_radix(text, 8).ok()).flatten();
-    mode.filter(|mode| *mode & !0o777 == 0 && *mode & 0o600 == 0o600)
-        .ok_or_else(|| invalid("`mode` must be an octal permission that lets the owner read and write, such as `0640`"))
+    mode.filter(|mode| FileOptions::is_valid_mode(*mode)).ok_or_else(|| invalid(FileOptions::INVALID_MODE))
 }
 
 fn decode(text: &str) -> Option<String> {

@@ -125,12 +125,9 @@ impl Backend for LocalBackend {
     fn capabilities(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capabilities>> {
         Box::pin(async move {
             begin(deadline).await?;
-            Ok(Capabilities {
-                key_ttl: true,
-                atomic: true,
-                write_epochs: true,
-                ..Capabilities::new(self.shared.lock().name())
-            })
+            let state = self.shared.lock();
+            state.check()?;
+            Ok(Capabilities { key_ttl: true, atomic: true, write_epochs: true, ..Capabilities::new(state.name()) })
         })
     }
 
