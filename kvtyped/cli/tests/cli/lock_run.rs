@@ -201,3 +201,26 @@ fn live_holder_is_not_broken_by_waiting() {
     kill_process(holder.pid(), Signal::INT).unwrap();
     assert_eq!(holder.end().code, 128 + 2);
 }
+
+#[test]
+fn command_ends_before_the_lock_of_a_hung_server_expires() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = runtime.block_on(harness::Server::start());
+    let world = World::file();
+    let mut command = crate::world::tool(world.folder.path());
+    let script = "trap '' TERM; echo $$; while :; do sleep 0.05; done";
+    command.args(["--url", &server.url(), "--timeout", "2s", "lock", "run", "jobs", "a"]);
+    command.args(["--ttl", "6s", "--grace", "1s", "--", "sh", "-c", script]);
+    let mut holder = Running::spawn(command);
+    let pid = holder.line();
+    // The last renewal came before this moment, so the lock expires within six seconds from here.
+    let start = Instant::now();
+    server.freeze();
+    assert_ends(&pid);
+    let ended = start.elapsed();
+    server.thaw();
+    assert!(ended < Duration::from_secs(6), "{ended:?}");
+    let ended = holder.end();
+    assert_eq!(ended.code, 125, "{ended:?}");
+    runtime.block_on(server.terminate());
+}

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::terminal::{Terminal, strip};
 use crate::world::{World, on_each_store};
 
 /// Leases as programs store them: one of each recipe, with ten minutes left.
@@ -244,4 +245,77 @@ fn counters_of_a_server_are_shown_and_changed() {
     // It is no bucket of records, and no other command trips over it.
     world.ok(&["lock", "ls"]);
     world.ok(&["top", "--interval", "10ms", "--until", "1"]);
+}
+
+#[test]
+fn hostile_names_are_shown_escaped() {
+    let world = World::server();
+    let hostile = r#"\u001b]0;x\u0007\u202e"#;
+    let lease = format!(r#""v":1,"id":"a","owner":"{hostile}","since":1,"note":"{hostile}""#);
+    let record = |key: &str, value: &str| {
+        format!(
+            r#""key":"=kvtyped.{key}","codec":"json","ttl_ms":600000,"expires_in_ms":600000,"value":{{{lease}{value}}}"#
+        )
+    };
+    let value = format!(r#","value":{{"{hostile}":"{hostile}"}}"#);
+    let entries = [
+        record("lock.a.lease", ""),
+        record("lock.a=1B.lease", ""),
+        record("election.e.lease", &value),
+        record("group.g.m=1B", &value),
+        record("semaphore.s.0", ""),
+        record("once.o.k=1B", ""),
+        record("once.o.done", &format!(r#","value":{{"result":"{hostile}"}}"#)),
+    ];
+    world.fill(SETTINGS, &entries.each_ref().map(String::as_str));
+    for arguments in [
+        &["lock", "ls", "$B"][..],
+        &["lock", "show", "$B", "a"],
+        &["lock", "watch", "$B", "--until", "2"],
+        &["lock", "ls", "$B", "-o", "json"],
+        &["lock", "break", "$B", "a", "--fence", "1", "--dry-run"],
+        &["election", "show", "e", "--bucket", "$B"],
+        &["group", "members", "g", "--bucket", "$B"],
+        &["group", "watch", "g", "--bucket", "$B", "--until", "1"],
+        &["semaphore", "show", "s", "--bucket", "$B"],
+        &["once", "ls", "o", "--bucket", "$B"],
+        &["once", "show", "o", "done", "--bucket", "$B"],
+        &["once", "show", "o", "done", "--bucket", "$B", "-o", "value"],
+    ] {
+        let (code, shown) = Terminal::spawn(world.command(arguments), 200).end();
+        let shown = strip(&shown);
+        assert_eq!(code, Some(0), "{arguments:?}: {shown}");
+        assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{arguments:?}: {shown:?}");
+        let lower = shown.to_lowercase();
+        assert!(lower.contains("001b") || lower.contains("u{1b}"), "{arguments:?}: {shown:?}");
+    }
+}
+
+#[test]
+fn locks_are_a_table_on_a_terminal() {
+    let world = World::file();
+    fill(&world);
+    let (_, shown) = Terminal::spawn(world.command(&["lock", "ls", "$B"]), 120).end();
+    let shown = strip(&shown);
+    assert!(shown.starts_with("RECIPE") && shown.contains("NOTE") && shown.contains("monthly run"), "{shown}");
+    let (_, shown) = Terminal::spawn(world.command(&["top", "$B", "--interval", "10ms", "--until", "2"]), 120).end();
+    assert!(shown.matches("\u{1b}[H\u{1b}[2J").count() == 2 && shown.contains("WRITES/S"), "{shown:?}");
+}
+
+#[test]
+fn typed_name_confirms_a_break() {
+    let world = World::file();
+    fill(&world);
+    let command = || world.command(&["lock", "break", "$B", "nightly", "--fence", "1"]);
+    let mut terminal = Terminal::spawn(command(), 120);
+    terminal.expect("next renewal");
+    terminal.expect("Type `nightly` to continue:");
+    terminal.send("yes\n");
+    terminal.expect("not confirmed");
+    assert_eq!(terminal.end().0, Some(10));
+    let mut terminal = Terminal::spawn(command(), 120);
+    terminal.expect("to continue:");
+    terminal.send("nightly\n");
+    assert_eq!(terminal.end().0, Some(0));
+    assert_eq!(world.json(&["lock", "ls", "$B"]), json!([]));
 }
