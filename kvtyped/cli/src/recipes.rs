@@ -1,4 +1,4 @@
-//! What the commands of recipes share: the bucket of the records, the keys of the records, and leases as objects.
+//! Helpers of the commands of recipes: the bucket and the keys of the records, and leases as objects.
 
 use std::time::{Duration, SystemTime};
 

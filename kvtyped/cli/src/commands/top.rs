@@ -38,7 +38,7 @@ struct Reading {
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let store = app.store().await?;
     let mut before: HashMap<String, Reading> = HashMap::new();
-    // A first reading, from which the rates follow.
+    // The rates need an earlier reading.
     for name in names(app, &args).await? {
         if let Some(reading) = read(app, &name).await? {
             before.insert(name, reading);

@@ -9,7 +9,7 @@ use crate::fail::Failure;
 /// A key that no program writes.
 const PROBE: &str = "=kvtyped.doctor.probe.probe";
 
-/// Tries the operations of a reader, and unless `read_only` those of a writer.
+/// Tries the operations of a reader. Tries a write unless `read_only` is set.
 pub(crate) async fn check(
     store: &Store,
     view: &View,

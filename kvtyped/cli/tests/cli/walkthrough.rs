@@ -29,7 +29,7 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Whether a line is this one. `…` on the page stands for any text. Spaces between columns do not count.
+/// Whether a line is this one. `…` on the page is any text. Spaces between columns do not count.
 fn is_line(found: &str, wanted: &str) -> bool {
     let spaced = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (found, wanted) = (spaced(found), spaced(wanted));
