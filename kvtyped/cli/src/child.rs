@@ -100,7 +100,10 @@ impl RunOptions {
             (_, Err(error)) if matches!(error.kind(), ErrorKind::Lost { .. }) => Err(lost()),
             (Ended::Exited(status), released) => {
                 if let Err(error) = released {
-                    app.out.warn(&format!("{what} stays until its TTL ends, because its release failed: {}", error.report()));
+                    app.out.warn(&format!(
+                        "{what} stays until its TTL ends, because its release failed: {}",
+                        error.report()
+                    ));
                 }
                 Ok(code_of(status))
             }
