@@ -48,7 +48,7 @@ fn only(value: Value) -> Value {
 
 /// Whether the remaining time is that of a record with a TTL of ten minutes.
 fn is_fresh(item: &Value) -> bool {
-    item["expires_in_ms"].as_u64().is_some_and(|left| (500_000..=600_000).contains(&left))
+    item["expires_in_ms"].as_u64().is_some_and(|left| (300_000..=600_000).contains(&left))
 }
 
 /// Lists the locks of all buckets. Those of other tests on the server may be unreadable.
