@@ -18,7 +18,8 @@ const GENERATED: &[&str] =
 const CRATES: &[&str] = &["kvtyped", "core", "std"];
 
 /// Folders that a path in the documentation may be relative to.
-const BASES: &[&str] = &["", "tests", "tests/faults", "kvtyped/src", "kvtyped/src/backend/nats", "kvtyped/src/recipes"];
+const BASES: &[&str] =
+    &["", "tests", "tests/faults", "kvtyped/src", "kvtyped/src/backend/nats", "kvtyped/src/recipes", "kvtyped/cli/src"];
 
 struct Repository {
     suite: Vec<String>,

@@ -230,7 +230,7 @@ on_both_backends! {
         assert!(matches!(twice.kind(), ErrorKind::InvalidBatch { .. }), "{twice}");
         for error in [conflict, check, exists, removal, twice] {
             assert_eq!((error.outcome(), error.key()), (Outcome::NotApplied, Some("acme.1")), "{error}");
-            assert_eq!((error.operation(), error.bucket()), (Some("commit"), Some(sessions.name())), "{error}");
+            assert_eq!((error.operation(), error.bucket()), (Some("transaction"), Some(sessions.name())), "{error}");
         }
         let many = (0..1_001).fold(sessions.transaction(), |all, id| all.put(&Session::new("acme", id)));
         let error = many.commit().await.unwrap_err();

@@ -15,12 +15,12 @@ use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::NatsBackend;
 use crate::error::{Error, Result};
-use crate::observe::Observer;
+use crate::observe::{Instruments, Observer, Origin};
 use crate::store::Store;
 
 #[cfg(feature = "nats")]
 #[doc(inline)]
-pub use crate::backend::nats::NatsOptions;
+pub use crate::backend::nats::{NatsOptions, Secret};
 #[doc(inline)]
 pub use crate::backend::{ConnectionState, ServerInfo};
 pub use crate::store::{StoreHealth, StoreInfo};
@@ -164,6 +164,15 @@ impl Connect {
         self
     }
 
+    /// Returns the host and the port of a URL with one server.
+    fn target(&self) -> Option<(String, u16)> {
+        #[cfg(feature = "nats")]
+        if system_of(&self.url) == "nats" {
+            return NatsBackend::target(self.url.trim());
+        }
+        None
+    }
+
     async fn run(self) -> Result<Store> {
         let Self { url, timeout, .. } = &self;
         let url = url.trim();
@@ -213,12 +222,8 @@ impl Connect {
                 return Err(Error::invalid_config("the URL must begin with `memory:`, `file:`, `nats://` or `tls://`"));
             }
         };
-        let system = match scheme.as_deref() {
-            Some("memory") => "memory",
-            Some("file") => "file",
-            _ => "nats",
-        };
-        let mut store = Store::of_system(backend, system).with_timeout(*timeout).with_traced_keys(self.trace_keys);
+        let mut store =
+            Store::of_system(backend, system_of(url)).with_timeout(*timeout).with_traced_keys(self.trace_keys);
         if let Some(outage) = self.fail_fast_after {
             store = store.fail_fast_after(outage);
         }
@@ -234,7 +239,23 @@ impl IntoFuture for Connect {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let origin = Origin { system: system_of(&self.url), server: self.target(), ..Origin::default() };
+        let instruments = Instruments::new(origin);
+        let instruments = match &self.observer {
+            Some(observer) => instruments.with_observer(Arc::clone(observer)),
+            None => instruments,
+        };
+        let run = Box::pin(self.run());
+        if instruments.are_active() { instruments.observe("connect", "".into(), run) } else { run }
+    }
+}
+
+/// Returns the kind of the backend of a URL.
+fn system_of(url: &str) -> &'static str {
+    match url.trim().split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
+        Some("memory") => "memory",
+        Some("file") => "file",
+        _ => "nats",
     }
 }
 
@@ -362,7 +383,9 @@ impl IntoFuture for OpenFile {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let instruments = Instruments::new(Origin { system: "file", ..Origin::default() });
+        let run = Box::pin(self.run());
+        if instruments.are_active() { instruments.observe("connect", "".into(), run) } else { run }
     }
 }
 

@@ -34,8 +34,8 @@ impl StoreContext {
     }
 
     /// Returns the same context with changed instruments.
-    pub(crate) fn instrumented(self, change: impl FnOnce(Instruments) -> Instruments) -> Self {
-        Self { instruments: change(self.instruments), ..self }
+    pub(crate) fn instrumented(self, change: impl FnOnce(&Instruments) -> Instruments) -> Self {
+        Self { instruments: change(&self.instruments), ..self }
     }
 
     pub(crate) fn instruments(&self) -> &Instruments {

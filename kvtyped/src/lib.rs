@@ -213,7 +213,8 @@
 //! without a server. Conflicts and lost acknowledgements are separate errors, so a program does not have to guess.
 //!
 //! Records are stored in the format of every other NATS KV client. `nats kv get` and programs in other languages read
-//! the records of this crate, and this crate reads theirs.
+//! the records of this crate, and this crate reads theirs. [`comparison`] compares this crate with Redis, etcd and SQL
+//! databases, and [`migrating`] translates their calls.
 //!
 //! # What it is not
 //!
@@ -237,6 +238,8 @@
 //! contains the `Debug` output of the record.
 //!
 //! # In production
+//!
+//! The page [`operating`] has the details, and [`cookbook`] has recipes for common tasks.
 //!
 //! * **Health**: [`Store::health`] and [`ReadBucket::health`] show whether a process is ready for requests.
 //!   [`Store::connection`] is a channel of the state of the connection.
@@ -278,7 +281,7 @@
 //! | `tower-sessions-0_15` | no | a session store for `tower-sessions` |
 //! | `tower` | no | a rate limit layer for tower services |
 //! | `axum-0_8` | no | errors, `ETag` and `If-Match` for axum |
-//! | `secrecy-0_10` | no | secret strings in records |
+//! | `secrecy-0_10` | no | secret strings in records and credentials |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Generated code names this crate `::kvtyped`. The alias makes that path valid inside the crate too.
@@ -319,6 +322,29 @@ mod jitter;
 #[doc = include_str!("../docs/performance-costs.md")]
 #[doc = include_str!("../docs/performance-table.md")]
 pub mod performance {}
+
+#[doc = include_str!("../docs/cookbook.md")]
+#[doc = include_str!("../docs/cookbook-coordination.md")]
+#[cfg_attr(
+    all(feature = "axum-0_8", feature = "tower", feature = "tower-sessions-0_15"),
+    doc = include_str!("../docs/cookbook-web.md")
+)]
+#[doc(alias("cron", "etag", "feature flags", "idempotency key", "job queue", "multi-tenant", "pagination"))]
+#[doc(alias("presence", "rate limiting", "secondary index", "service discovery", "session"))]
+#[doc(alias("tombstone", "unique", "upsert"))]
+pub mod cookbook {}
+
+#[doc = include_str!("../docs/migrating.md")]
+#[doc(alias("etcd", "redis"))]
+pub mod migrating {}
+
+#[doc = include_str!("../docs/comparison.md")]
+pub mod comparison {}
+
+#[doc = include_str!("../docs/operating.md")]
+#[doc(alias("backup", "health check", "limits", "metrics", "opentelemetry", "prometheus", "readiness"))]
+#[doc(alias("restore", "shutdown", "sigterm", "tracing", "upgrade"))]
+pub mod operating {}
 
 #[doc = include_str!("../docs/changing-a-model.md")]
 #[cfg(feature = "nats")]

@@ -18,7 +18,7 @@ use crate::config::BucketConfig;
 use crate::context::StoreContext;
 use crate::error::{ErrorKind, Result};
 use crate::model::KvModel;
-use crate::observe::{Instruments, Observer, StoreEvent};
+use crate::observe::{Instruments, Observer, Origin, StoreEvent, report_event};
 
 /// A handle to the buckets of this process's memory, of a NATS server or of a cluster. Cheap to clone.
 ///
@@ -96,9 +96,11 @@ impl Store {
 
     /// Creates a store on a backend of this kind.
     pub(crate) fn of_system(backend: Arc<dyn Backend>, system: &'static str) -> Self {
-        let server =
-            backend.connection().borrow().server.as_ref().map(|server| (server.host.as_str().into(), server.port));
-        let context = StoreContext::default().instrumented(|_| Instruments::new(system, server));
+        let connection = backend.connection();
+        let server = connection.borrow().server.as_ref().map(|server| (server.host.clone(), server.port));
+        let namespace = backend.domain().map(str::to_owned);
+        let origin = Origin { system, namespace, server, connection: Some(connection) };
+        let context = StoreContext::default().instrumented(|_| Instruments::new(origin));
         Self { backend, timeout: Self::TIMEOUT, context: Arc::new(context) }
     }
 
@@ -122,8 +124,8 @@ impl Store {
     /// ```
     #[must_use]
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.report_connection(&observer);
         self.context = Arc::new(self.context.as_ref().clone().instrumented(|old| old.with_observer(observer)));
-        self.observe_connection();
         self
     }
 
@@ -135,22 +137,22 @@ impl Store {
     }
 
     /// Reports the loss of the connection and its return to the observer.
-    fn observe_connection(&self) {
-        let (mut connection, context) = (self.connection(), Arc::downgrade(&self.context));
+    fn report_connection(&self, observer: &Arc<dyn Observer>) {
+        let (mut connection, observer) = (self.connection(), Arc::downgrade(observer));
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
             let mut lost_at = None;
             while connection.changed().await.is_ok() {
-                let Some(context) = context.upgrade() else { return };
+                let Some(observer) = observer.upgrade() else { return };
                 let state = connection.borrow_and_update().clone();
                 match (state.connected, lost_at.take()) {
                     (true, Some(lost)) => {
                         let outage = state.since.saturating_duration_since(lost);
-                        context.instruments().event(&StoreEvent::Reconnected { outage });
+                        report_event(&*observer, &StoreEvent::Reconnected { outage });
                     }
                     (false, lost) => {
                         lost_at = Some(lost.unwrap_or(state.since));
-                        context.instruments().event(&StoreEvent::Disconnected);
+                        report_event(&*observer, &StoreEvent::Disconnected);
                     }
                     (true, None) => {}
                 }
@@ -266,7 +268,9 @@ impl Store {
     ///
     /// If the future is dropped, the copy may or may not be made. An incomplete copy never has this path.
     pub async fn backup(&self, path: impl Into<std::path::PathBuf>) -> Result<()> {
-        self.open()?.backup(path.into()).await
+        let path = path.into();
+        let backup = async { self.open()?.backup(path).await };
+        self.context.observe("backup", "", Box::pin(backup)).await
     }
 
     /// Closes the store. If [`connect`](Self::connect) created the connection, sends the pending messages and closes
@@ -285,6 +289,10 @@ impl Store {
     /// The store is closed as soon as the future is polled. If the future is dropped, the pending messages may or may
     /// not be sent.
     pub async fn close(&self) -> Result<()> {
+        self.context.observe("close", "", Box::pin(self.run_close())).await
+    }
+
+    async fn run_close(&self) -> Result<()> {
         if self.context.shutdown().trigger() { self.backend.close().await } else { Ok(()) }
     }
 
@@ -321,10 +329,13 @@ impl Store {
     /// If the future is dropped, the releases continue in the background, and the store refuses new operations but is
     /// not closed. Call [`close`](Self::close) then.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
-        self.context.shutdown().drain();
-        let released = self.context.shutdown().released(grace).await;
-        let closed = self.close().await;
-        released.and(closed)
+        let shutdown = async {
+            self.context.shutdown().drain();
+            let released = self.context.shutdown().released(grace).await;
+            let closed = self.run_close().await;
+            released.and(closed)
+        };
+        self.context.observe("shutdown", "", Box::pin(shutdown)).await
     }
 
     /// Measures a round trip to the server. Needs no permission for JetStream.
@@ -350,7 +361,8 @@ impl Store {
     ///
     /// Dropping the future has no effect.
     pub async fn ping(&self) -> Result<Duration> {
-        self.open()?.ping(self.deadline()).await
+        let ping = async { self.open()?.ping(self.deadline()).await };
+        self.context.observe("ping", "", Box::pin(ping)).await
     }
 
     /// Returns the server of the store, and the capabilities of the backend.
@@ -374,8 +386,11 @@ impl Store {
     ///
     /// Dropping the future has no effect.
     pub async fn info(&self) -> Result<StoreInfo> {
-        let capabilities = self.open()?.capabilities(self.deadline()).await?;
-        Ok(StoreInfo { server: self.connection().borrow().server.clone(), capabilities })
+        let info = async {
+            let capabilities = self.open()?.capabilities(self.deadline()).await?;
+            Ok(StoreInfo { server: self.connection().borrow().server.clone(), capabilities })
+        };
+        self.context.observe("info", "", Box::pin(info)).await
     }
 
     /// Returns the state of the connection and its changes, as a channel of the latest state. Performs no I/O.
@@ -417,17 +432,20 @@ impl Store {
     ///
     /// Dropping the future has no effect.
     pub async fn health(&self) -> Result<StoreHealth> {
-        self.context.shutdown().check()?;
-        let connection = self.connection().borrow().clone();
-        let round_trip = match connection.connected {
-            true => match self.backend.ping(self.deadline()).await {
-                Ok(round_trip) => Some(round_trip),
-                Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error),
-                Err(_) => None,
-            },
-            false => None,
+        let health = async {
+            self.context.shutdown().check()?;
+            let connection = self.connection().borrow().clone();
+            let round_trip = match connection.connected {
+                true => match self.backend.ping(self.deadline()).await {
+                    Ok(round_trip) => Some(round_trip),
+                    Err(error) if matches!(error.kind(), ErrorKind::Closed) => return Err(error),
+                    Err(_) => None,
+                },
+                false => None,
+            };
+            Ok(StoreHealth { connection, round_trip })
         };
-        Ok(StoreHealth { connection, round_trip })
+        self.context.observe("health", "", Box::pin(health)).await
     }
 
     /// Refuses operations after an outage of this length; see

@@ -2,6 +2,7 @@
 
 mod axum_responses;
 mod rate_limit;
+mod secrets;
 mod session_routes;
 mod sessions;
 mod support;

@@ -2,12 +2,15 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use axum::http::request::Parts;
 use axum::http::{HeaderName, Request, Response, StatusCode};
 use harness::{Mode, Proxy, Server};
 use kvtyped::integrations::rate_limit::{OnError, RateLimitLayer, key};
+use kvtyped::observe::{Observer, OperationReport};
 use kvtyped::prelude::*;
 use kvtyped::recipes::{Quota, RateLimiter};
 use tokio::time::Instant;
@@ -27,6 +30,16 @@ async fn limiter(store: &Store, name: &str) -> RateLimiter {
 fn by_api_key(limiter: RateLimiter) -> RateLimitLayer {
     // Long enough for a slow machine; the default is tested on its own.
     RateLimitLayer::new(limiter, key::header(API_KEY), OnError::FailClosed).timeout(5 * SECOND)
+}
+
+/// Counts the checks of the limiter.
+#[derive(Default)]
+struct Checks(AtomicU64);
+
+impl Observer for Checks {
+    fn operation(&self, report: &OperationReport<'_>) {
+        self.0.fetch_add(u64::from(report.operation == "check"), Ordering::Relaxed);
+    }
 }
 
 /// Sends a request through the layer to a service that accepts all.
@@ -57,6 +70,24 @@ on_both_backends! {
         assert!((50..=62).contains(&seconds), "{seconds}");
         assert_eq!(denied.body(), "too many requests\n");
         assert_eq!(send(&one, API_KEY, "b").await.status(), StatusCode::OK, "each key has its own quota");
+    }
+
+    async fn denied_flood_needs_one_check_per_key(world: World) {
+        let checks = Arc::<Checks>::default();
+        let store = world.store.clone().with_observer(checks.clone());
+        let layer = by_api_key(limiter(&store, &unique("rate")).await);
+        for key in ["a", "b"] {
+            for _ in 0..5 {
+                assert_eq!(send(&layer, API_KEY, key).await.status(), StatusCode::OK);
+            }
+        }
+        let before = checks.0.load(Ordering::Relaxed);
+        for _ in 0..200 {
+            for key in ["a", "b"] {
+                assert_eq!(send(&layer, API_KEY, key).await.status(), StatusCode::TOO_MANY_REQUESTS);
+            }
+        }
+        assert_eq!(checks.0.load(Ordering::Relaxed) - before, 2, "the first denial of each key");
     }
 
     async fn request_without_key_is_not_limited(world: World) {

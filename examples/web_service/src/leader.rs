@@ -43,7 +43,7 @@ async fn work(store: &Store) {
     let ticks = store.counters("web_ticks");
     loop {
         if let Err(error) = ticks.add("all", 1).await {
-            eprintln!("the job failed: {error}");
+            tracing::warn!(%error, "the job failed");
         }
         tokio::time::sleep(PERIOD).await;
     }

@@ -3,10 +3,14 @@
 //! ```sh
 //! cargo run -p kvtyped-web-service        # then open http://127.0.0.1:8080
 //! KVTYPED_URL=nats://127.0.0.1:4222 ADDRESS=127.0.0.1:8081 cargo run -p kvtyped-web-service
+//! RUST_LOG=kvtyped::operation=debug cargo run -p kvtyped-web-service   # logs each operation of kvtyped
 //! ```
 //!
 //! Without `KVTYPED_URL` the data is in the memory of the process. Several processes with one NATS server share the
 //! sessions, the limits and the configuration, and one of them leads.
+//!
+//! `RUST_LOG` filters the log. The spans of operations have the target `kvtyped::operation`. A span has a line when it
+//! ends, with its fields and its duration. Neither values nor e-mail addresses appear.
 //!
 //! | file | content |
 //! |---|---|
@@ -31,14 +35,25 @@ use kvtyped::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
-/// How long open requests may take after the signal to stop.
+/// How long open requests, and then the releases of locks, may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let setting = |name, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-    let store = Store::connect(setting("KVTYPED_URL", "memory:")).await?;
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env()?)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    // In an outage, a request fails after a second instead of the timeout of 10 s.
+    let connect = Store::connect(setting("KVTYPED_URL", "memory:")).fail_fast_after(Duration::from_secs(1));
+    let store = connect.await?;
     let node = setting("NODE", &format!("web-{}", std::process::id()));
     let (stop, stopping) = watch::channel(false);
     let routes = routes::open(&store, &node, stopping.clone()).await?;
@@ -55,13 +70,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Finish the open requests, give up the leadership, and then close the connection. Another process leads at once.
+    // Finish the open requests, and then release the leadership and all locks. Another process leads at once.
     stop.send_replace(true);
     if let Ok(served) = tokio::time::timeout(GRACE, server).await {
         served??;
     }
     leader.await??;
-    store.close().await?;
+    store.shutdown(GRACE).await?;
     println!("stopped");
     Ok(())
 }

@@ -35,6 +35,7 @@ const VISITS: &str = "visits";
 #[derive(Clone)]
 struct App {
     node: String,
+    store: Store,
     config: Live<Config>,
     overlays: Bucket<Overlay>,
     users: Users,
@@ -48,6 +49,7 @@ pub async fn open(store: &Store, node: &str, stopping: watch::Receiver<bool>) ->
     let overlays = store.bucket().await?;
     let app = App {
         node: node.to_owned(),
+        store: store.clone(),
         config: config::open(&overlays).await?,
         overlays,
         users: Users::open(store).await?,
@@ -184,9 +186,11 @@ async fn events(State(app): State<App>) -> Result<Sse<impl Stream<Item = Result<
 
 /// Whether this process can serve requests. For the readiness of an orchestrator only: if the server is down, a restart
 /// of every process would not help.
-async fn ready(State(app): State<App>) -> Result<&'static str, HttpError> {
-    app.overlays.get(&OverlayKey).timeout(Duration::from_secs(1)).await?;
-    Ok("ready")
+async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
+    match tokio::time::timeout(Duration::from_secs(1), app.store.health()).await {
+        Ok(Ok(health)) if health.is_healthy() => (StatusCode::OK, "ready"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "not connected"),
+    }
 }
 
 /// A failed request.
@@ -214,7 +218,7 @@ impl IntoResponse for Problem {
             Self::Refused(status, reason) => (status, Json(json!({ "error": reason }))).into_response(),
             Self::Kv(error) => error.into_response(),
             Self::Session(error) => {
-                eprintln!("a session failed: {error}");
+                tracing::error!(%error, "a session failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }

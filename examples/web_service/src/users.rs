@@ -6,16 +6,25 @@ use kvtyped::recipes::Ids;
 
 /// A user. Both models share a bucket, so a transaction can write them together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-#[kv(bucket = "web_users", key = "user.{id}")]
+#[kv(bucket = "web_users", key = "user.{id}", validate = "check")]
 pub struct User {
     pub id: u64,
     pub name: String,
     pub email: String,
 }
 
-/// The owner of an address. The key is unique, so the address is too.
+/// Runs before each write. A request with an invalid user fails with the status 422.
+fn check(user: &User) -> Result<(), &'static str> {
+    match user {
+        User { name, .. } if name.trim().is_empty() => Err("the name is empty"),
+        User { email, .. } if !email.contains('@') => Err("the e-mail address has no `@`"),
+        _ => Ok(()),
+    }
+}
+
+/// The owner of an address. The key is unique, so the address is too. Logs and errors show a hash of the key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-#[kv(bucket = "web_users", key = "email.{email}")]
+#[kv(bucket = "web_users", key = "email.{email}", sensitive_key)]
 struct Email {
     email: String,
     user: u64,

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use harness::{Server, wait};
@@ -19,6 +20,8 @@ struct Service {
     child: Child,
     url: String,
     agent: ureq::Agent,
+    /// The standard error so far.
+    log: Arc<Mutex<String>>,
 }
 
 impl Service {
@@ -26,8 +29,18 @@ impl Service {
     fn start(name: &str, store: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvtyped-web-service"));
         command.env("KVTYPED_URL", store).env("ADDRESS", "127.0.0.1:0").env("NODE", name);
-        command.envs(environment.iter().copied()).stdout(Stdio::piped());
+        command.env("RUST_LOG", "warn,kvtyped::operation=debug");
+        command.envs(environment.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
+        let log = Arc::<Mutex<String>>::default();
+        let (written, stderr) = (Arc::clone(&log), child.stderr.take().expect("it is piped"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = written.lock().unwrap_or_else(PoisonError::into_inner);
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let first = lines.next().expect("it prints its address").expect("it is text");
         let url = first.strip_prefix("listening on ").unwrap_or_else(|| panic!("unexpected: {first}")).to_owned();
@@ -36,7 +49,7 @@ impl Service {
         // A new connection for each request: a denied request leaves its body unread, and the server closes the connection.
         let config = ureq::Agent::config_builder().max_idle_connections(0);
         let config = config.http_status_as_error(false).timeout_global(Some(SOON));
-        Self { child, url, agent: config.build().new_agent() }
+        Self { child, url, agent: config.build().new_agent(), log }
     }
 
     fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Reply {
@@ -62,6 +75,10 @@ impl Service {
 
     fn state(&self, cookie: &str) -> Value {
         self.get("/api/state", cookie).json()
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends a signal to stop, and waits for the exit.
@@ -109,6 +126,8 @@ async fn check(a: &Service, b: &Service) {
     let cookie = log_in(a, "ada@acme.test");
     let again = b.post("/api/users", &[], json!({ "name": "Eve", "email": " ADA@acme.test" }));
     assert_eq!(again.status, 409, "{again:?}");
+    let invalid = b.post("/api/users", &[], json!({ "name": "Eve", "email": "eve" }));
+    assert_eq!(invalid.status, 422, "{invalid:?}");
     assert_eq!(b.state(&cookie)["user"], "Ada", "the session is visible at once");
     let visits = a.state(&cookie)["visits"].as_u64().unwrap();
     assert_eq!(b.state(&cookie)["visits"].as_u64().unwrap(), visits + 1);
@@ -145,6 +164,14 @@ async fn check(a: &Service, b: &Service) {
     assert!((5..15).contains(&accepted), "{statuses:?}");
     let denied = statuses.iter().find(|reply| reply.status == 429).expect("some are denied");
     assert!(denied.retry_after.as_deref().is_some_and(|seconds| ["1", "2", "3"].contains(&seconds)), "{denied:?}");
+
+    // The log has a line for each operation, without keys and values.
+    for (service, name) in [(a, "transaction web_users"), (b, "check web_orders_rate")] {
+        let written = async || service.log().contains(&format!("otel.name={name} ")).then_some(());
+        wait::until(name, SOON, written).await;
+        let log = service.log().to_lowercase();
+        assert!(!log.contains("acme.test") && !log.contains("welcome"), "{log}");
+    }
 
     // Logout.
     assert_eq!(a.post("/api/logout", &[("cookie", &cookie)], json!({})).status, 204);

@@ -139,8 +139,8 @@ pub(crate) enum Command {
     /// Show and select contexts: names for stores
     #[command(subcommand)]
     Context(commands::context::Command),
-    /// Print the completions of a shell
+    /// Print the script that completes commands, buckets and keys in a shell
     Completions(commands::completions::Args),
     /// Print the man page
-    Man,
+    Man(commands::completions::ManArgs),
 }

@@ -6,6 +6,7 @@ mod args;
 mod child;
 mod codec;
 mod commands;
+mod complete;
 mod confirm;
 mod context;
 mod diffs;
@@ -37,6 +38,8 @@ use crate::args::Cli;
 use crate::fail::{Code, Failure};
 
 fn main() -> ExitCode {
+    // Answers a shell that asks for completions, and ends.
+    clap_complete::CompleteEnv::with_factory(complete::command).complete();
     let Cli { global, command } = Cli::parse();
     let app = App::new(global);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -310,7 +310,7 @@ fn terminal_width() -> usize {
 pub(crate) struct List<'a> {
     out: &'a Out,
     columns: Vec<&'static str>,
-    /// The first rows of a table, from which the widths of its columns follow.
+    /// The first rows of a table. They decide the widths of its columns.
     rows: Vec<Item>,
     widths: Option<Vec<usize>>,
     count: u64,

@@ -32,6 +32,8 @@ pub struct ServerInfo {
     pub host: String,
     /// The port, as for the host.
     pub port: u16,
+    /// The address that the server announces, or the host if it announces none.
+    pub address: String,
     /// The name of the cluster, if the server belongs to one.
     pub cluster: Option<String>,
 }

@@ -252,6 +252,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Returns the JetStream domain, if the program chose one, for the spans of operations.
+    fn domain(&self) -> Option<&str> {
+        None
+    }
+
     /// Creates a bucket. Unset settings get their defaults.
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>>;
 

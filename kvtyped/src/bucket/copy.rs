@@ -177,7 +177,7 @@ impl<'a> CopyBucket<'a> {
         let source = from.raw(OPERATION)?;
         let deadline = from.deadline(timeout);
         // The reading of the clock decides how long the records still live.
-        from.status().await?;
+        from.status_for(OPERATION).await?;
         let after = match resume {
             Some(cursor) => from.resume(cursor, deadline).await?,
             None => Revision::ZERO,
@@ -256,7 +256,7 @@ impl<'a> IntoFuture for CopyBucket<'a> {
 
     fn into_future(self) -> Self::IntoFuture {
         let from = self.from;
-        from.observe("copy", Box::pin(self.run()))
+        from.observe(OPERATION, Box::pin(self.run()))
     }
 }
 

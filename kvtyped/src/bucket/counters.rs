@@ -11,6 +11,7 @@ use crate::backend::{Deadline, RawCounters};
 use crate::context::StoreContext;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyBuilder, KeyError, Pattern, unescape};
+use crate::observe::note_write;
 
 /// The number of attempts while a concurrent increment keeps the total out of range.
 const ATTEMPTS: u32 = 8;
@@ -47,6 +48,7 @@ impl CounterBucket {
         let delta = i128::from(delta);
         let mut attempts = 0;
         loop {
+            note_write(std::iter::empty());
             let total = raw.add(&key, delta, deadline).await.map_err(located)?;
             if let Ok(total) = i64::try_from(total) {
                 return Ok(total);
@@ -83,19 +85,19 @@ impl CounterBucket {
             Some(below) => Pattern::new().segment(Some(below), "", ""),
             None => Pattern::new(),
         };
-        let totals = self.raw("list")?.scan(pattern.segment::<String>(None, "", ""), patience);
+        let totals = self.raw("all")?.scan(pattern.segment::<String>(None, "", ""), patience);
         let bucket = self.bucket.clone();
         let totals = totals.map(move |total| {
-            let (key, total) = total.map_err(|error| error.with_context("list", &bucket, None))?;
+            let (key, total) = total.map_err(|error| error.with_context("all", &bucket, None))?;
             let last = key.segments().last().unwrap_or_default();
             match unescape(last) {
                 Ok(name) => match in_range(total) {
                     Ok(total) => Ok((name.into_owned(), total)),
-                    Err(error) => Err(error.with_context("list", &bucket, Some(key.as_str()))),
+                    Err(error) => Err(error.with_context("all", &bucket, Some(key.as_str()))),
                 },
                 Err(error) => {
                     let error = Error::from(KeyError::Segment { field: "name", error });
-                    Err(error.with_context("list", &bucket, Some(key.as_str())))
+                    Err(error.with_context("all", &bucket, Some(key.as_str())))
                 }
             }
         });

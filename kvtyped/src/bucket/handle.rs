@@ -159,14 +159,16 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the future has no effect.
     pub async fn status(&self) -> Result<BucketStatus> {
-        let status = async {
-            let raw = self.raw("status")?;
-            let status = raw.status(self.deadline(None)).await;
-            let status = status.map_err(|error| error.with_context("status", self.name(), None))?;
-            self.inner.clock.set(status.now, Instant::now());
-            Ok(status)
-        };
-        self.observe("status", Box::pin(status)).await
+        self.observe("status", Box::pin(self.status_for("status"))).await
+    }
+
+    /// Returns the current status, for a part of another operation.
+    pub(crate) async fn status_for(&self, operation: &'static str) -> Result<BucketStatus> {
+        let raw = self.raw(operation)?;
+        let status = raw.status(self.deadline(None)).await;
+        let status = status.map_err(|error| error.with_context(operation, self.name(), None))?;
+        self.inner.clock.set(status.now, Instant::now());
+        Ok(status)
     }
 
     /// Closes this handle and its clones: later calls return errors of the kind `Closed`.
@@ -216,7 +218,7 @@ impl<T: KvModel> ReadBucket<T> {
     /// Reads the server's clock if the last reading is old. Without a new reading, the estimate continues.
     pub(crate) async fn refresh_clock(&self) {
         if self.inner.clock.is_due() {
-            let _ = self.status().await;
+            let _ = self.status_for("status").await;
         }
     }
 
@@ -279,7 +281,7 @@ impl<T: KvModel> ReadBucket<T> {
         }
     }
 
-    pub(super) fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
+    pub(crate) fn bad_key(&self, operation: &'static str, error: KeyError) -> Error {
         Error::from(error).of_model::<T>().with_context(operation, self.name(), None)
     }
 
@@ -329,10 +331,13 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped, the bucket may or may not be deleted.
     pub async fn destroy(self) -> Result<()> {
-        self.raw("destroy")?;
-        let deleted = self.delete_same(self.deadline(None)).await;
-        self.close();
-        deleted.map_err(|error| error.with_context("destroy", self.name(), None))
+        let destroy = async {
+            self.raw("destroy")?;
+            let deleted = self.delete_same(self.deadline(None)).await;
+            self.close();
+            deleted.map_err(|error| error.with_context("destroy", self.name(), None))
+        };
+        self.observe("destroy", Box::pin(destroy)).await
     }
 
     /// Deletes the bucket if it is the one that was opened. The server has no conditional delete, so a bucket that is

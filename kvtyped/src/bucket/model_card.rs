@@ -264,8 +264,11 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the future has no effect.
     pub async fn card(&self) -> Result<Option<ModelCard>> {
-        let status = self.status().await?;
-        find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
+        let card = async {
+            let status = self.status_for("card").await?;
+            find::<T>(&status.config).map_err(|error| error.with_context("card", self.name(), None))
+        };
+        self.observe("card", Box::pin(card)).await
     }
 
     /// Returns the card of the model in a configuration.

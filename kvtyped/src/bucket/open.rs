@@ -13,7 +13,7 @@ use super::model_card;
 use crate::backend::{Backend, Deadline, RawBucket};
 use crate::config::{BucketConfig, Drift, LimitMarkers, Placement, Republish, Source, Storage, WriteEpochs};
 use crate::context::StoreContext;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, is_of_recipe};
 use crate::key::{KeyCodec, ModelKey};
 use crate::model::{KvModel, RESERVED_METADATA};
 
@@ -360,6 +360,10 @@ impl<T: KvModel> OpenBucket<T> {
     }
 
     async fn observed(self) -> Result<ReadBucket<T>> {
+        // The opening of a recipe's bucket is a part of the operation of the recipe.
+        if is_of_recipe::<T>() {
+            return self.run().await;
+        }
         let (context, name) = (Arc::clone(&self.context), self.config.name.clone());
         context.observe("open", name, Box::pin(self.run())).await
     }
@@ -399,11 +403,20 @@ impl<T: KvModel> IntoFuture for OpenReadBucket<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            // A read-only handle must not change the bucket either.
-            let drift = if self.open.drift == Drift::Update { Drift::Fail } else { self.open.drift };
-            let schema = if self.open.schema == Drift::Update { Drift::Fail } else { self.open.schema };
-            OpenBucket { drift, schema, ..self.open }.observed().await
-        })
+        Box::pin(self.request().observed())
+    }
+}
+
+impl<T: KvModel> OpenReadBucket<T> {
+    /// A read-only handle must not change the bucket either.
+    fn request(self) -> OpenBucket<T> {
+        let drift = if self.open.drift == Drift::Update { Drift::Fail } else { self.open.drift };
+        let schema = if self.open.schema == Drift::Update { Drift::Fail } else { self.open.schema };
+        OpenBucket { drift, schema, ..self.open }
+    }
+
+    /// Opens the bucket as a part of another operation.
+    pub(crate) async fn open_unobserved(self) -> Result<ReadBucket<T>> {
+        self.request().run().await
     }
 }

@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
-use sha2::{Digest, Sha256};
-
 /// Returns the first 16 bytes of SHA-256 in hexadecimal. The result is a key that does not reveal the secret.
 pub(super) fn digest(secret: &[u8]) -> String {
-    let digest = Sha256::new_with_prefix(secret).finalize();
+    let digest = hmac_sha256::Hash::hash(secret);
     digest[..16].iter().fold(String::with_capacity(32), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");

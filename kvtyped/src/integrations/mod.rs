@@ -8,7 +8,7 @@
 //! | `tower-sessions-0_15` | `tower_sessions_0_15` | a session store for `tower-sessions` |
 //! | `tower` | `rate_limit` | a layer that limits requests across processes |
 //! | `axum-0_8` | `axum_0_8` | errors as responses, revisions as `ETag`, `If-Match` as a precondition |
-//! | `secrecy-0_10` | `secrecy_0_10` | secret strings in records |
+//! | `secrecy-0_10` | `secrecy_0_10` | secret strings in records and credentials |
 //!
 //! The package `kvtyped-web-service` in the folder `examples/web_service` of the repository uses the first three
 //! together.

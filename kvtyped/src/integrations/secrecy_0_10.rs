@@ -1,4 +1,4 @@
-//! Secret strings of `secrecy` 0.10 in records.
+//! Secret strings of `secrecy` 0.10 in records and in credentials.
 //!
 //! A [`SecretString`] shows no content in its `Debug` output and is erased on drop. It does not implement `Serialize`,
 //! so that nothing stores it by accident. This module stores it on purpose, as plain text:
@@ -30,6 +30,20 @@
 //!
 //! The bucket contains the plain text: restrict who may read it. The copies of the bytes that are sent and received are
 //! not erased.
+//!
+//! The credentials of [`NatsOptions`](kvtyped::connect::NatsOptions) can be secret strings too. The client needs the
+//! plain text for each new connection, so that copy is not erased.
+//!
+//! ```
+//! # #[cfg(feature = "nats")] {
+//! use kvtyped::connect::NatsOptions;
+//! use secrecy::SecretString;
+//!
+//! let token = SecretString::from("s3cr3t");
+//! let options = NatsOptions::new().token(&token);
+//! assert!(!format!("{options:?}").contains("s3cr3t"));
+//! # }
+//! ```
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serializer};
@@ -50,4 +64,18 @@ pub fn serialize<S: Serializer>(secret: &SecretString, serializer: S) -> Result<
 /// Returns the errors of the deserializer.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     String::deserialize(deserializer).map(SecretString::from)
+}
+
+#[cfg(feature = "nats")]
+impl From<SecretString> for kvtyped::connect::Secret {
+    fn from(secret: SecretString) -> Self {
+        Self::from(&secret)
+    }
+}
+
+#[cfg(feature = "nats")]
+impl From<&SecretString> for kvtyped::connect::Secret {
+    fn from(secret: &SecretString) -> Self {
+        Self::from(secret.expose_secret())
+    }
 }

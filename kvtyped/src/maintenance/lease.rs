@@ -90,7 +90,7 @@ impl JobLease {
         let Some(lease) = self.0 else { return job.await };
         let Ok(output) = lease.run(job).await else { return Err(Error::new(ErrorKind::Lost)) };
         // A lease that cannot be released expires.
-        let _ = lease.release().await;
+        let _ = lease.release_unobserved("release").await;
         output
     }
 }

@@ -24,6 +24,7 @@ use crate::model::{Filter, KvModel, ModelCard};
 use crate::revision::Revision;
 
 const OPERATION: &str = "migrate";
+const DRY_RUN: &str = "migrate_dry_run";
 
 /// The largest number of passes. More are needed only while other programs write older versions.
 const MAX_PASSES: u32 = 10;
@@ -331,7 +332,8 @@ impl<T: KvModel> DryRun<'_, T> {
         let plan = async {
             let status = bucket.refresh_status(bucket.deadline(timeout)).await?;
             let (to, includes_newer) = (target(bucket, to, &status.config)?, to.is_some());
-            let versions = bucket.schema_versions().timeout(timeout.unwrap_or(bucket.timeout())).await?;
+            let versions =
+                bucket.schema_versions().timeout(timeout.unwrap_or(bucket.timeout())).run_as(DRY_RUN).await?;
             let changes = ToVersion { to, includes_newer };
             let is_readable = |version: u32| (T::SCHEMA.oldest..=T::SCHEMA.version).contains(&version);
             let (mut rewrites, mut unreadable) = (0, versions.invalid());
@@ -354,7 +356,7 @@ impl<'a, T: KvModel> IntoFuture for DryRun<'a, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let bucket = self.migrate.bucket;
-        bucket.observe("migrate_dry_run", Box::pin(self.run()))
+        bucket.observe(DRY_RUN, Box::pin(self.run()))
     }
 }
 

@@ -157,7 +157,7 @@ async fn check_no_newer_records<T: KvModel>(bucket: &Bucket<T>, version: u32, de
     if bucket.schema().writes::<T>() <= version {
         return Ok(());
     }
-    let versions = deadline.timeout(bucket.schema_versions().into_future()).await??;
+    let versions = deadline.timeout(bucket.schema_versions().run_as(OPERATION)).await??;
     if versions.newer_than(version) == 0 {
         return Ok(());
     }

@@ -72,11 +72,12 @@ impl<'a, T: KvModel> CountVersions<'a, T> {
         self
     }
 
-    async fn run(self) -> Result<SchemaVersions> {
+    /// Counts the versions as a part of the operation.
+    pub(super) async fn run_as(self, operation: &'static str) -> Result<SchemaVersions> {
         let Self { bucket, filter, timeout } = self;
         let headers_only = T::SCHEMA.version_field.is_none();
         let scan = ScanRequest { headers_only, ..bucket.scan_request(filter.patterns().clone(), timeout) };
-        let mut entries = bucket.scan("schema_versions", scan)?;
+        let mut entries = bucket.scan(operation, scan)?;
         let hasher = RandomState::new();
         let mut found: HashMap<u64, u32> = HashMap::new();
         while let Some(scanned) = entries.next().await {
@@ -104,7 +105,7 @@ impl<'a, T: KvModel> IntoFuture for CountVersions<'a, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let bucket = self.bucket;
-        bucket.observe("schema_versions", Box::pin(self.run()))
+        bucket.observe("schema_versions", Box::pin(self.run_as("schema_versions")))
     }
 }
 

@@ -11,17 +11,22 @@ use crate::error::Outcome;
 ///
 /// | metric | kind | labels |
 /// |---|---|---|
-/// | `db.client.operation.duration` | histogram, seconds | `db.system.name`, `db.collection.name`, `db.operation.name`, `error.type`, `server.address`, `server.port` |
+/// | `db.client.operation.duration` | histogram, seconds | `db.system.name`, `db.namespace`, `db.collection.name`, `db.operation.name`, `error.type`, `server.address`, `server.port` |
 /// | `kvtyped.retries`, `kvtyped.conflicts`, `kvtyped.outcome.unknown` | counters | bucket, operation |
 /// | `kvtyped.watch.resyncs` | counter | bucket |
+/// | `kvtyped.watch.lag` | gauge, seconds | bucket |
+/// | `kvtyped.cache.entries` | gauge: the records of all open caches | bucket |
+/// | `kvtyped.cache.staleness` | gauge, seconds: that of the oldest open cache | bucket |
+/// | `kvtyped.cache.stale` | counter: caches that lost their watch | bucket |
+/// | `kvtyped.live.rejected` | counter: records that a live value refused | bucket |
 /// | `kvtyped.lock.wait` | histogram, seconds | bucket |
-/// | `kvtyped.lock.hold` | histogram, seconds | bucket, recipe |
-/// | `kvtyped.lock.lost` | counter | bucket, recipe |
-/// | `kvtyped.leader` | gauge: 1 while this process leads | bucket |
-/// | `kvtyped.rate.denied` | counter | bucket |
+/// | `kvtyped.lock.hold` | histogram, seconds | recipe, name of the set of leases |
+/// | `kvtyped.lock.lost` | counter | recipe, name of the set of leases |
+/// | `kvtyped.leader` | gauge: 1 while this process leads | election |
+/// | `kvtyped.rate.denied` | counter | limiter |
 /// | `kvtyped.connection.reconnects` | counter | – |
 ///
-/// No label contains a key, so the number of series does not grow with the number of records. The conventions of
+/// The name of a set of locks is its bucket. No label contains a key or the name of one lock, so the number of series does not grow with the number of records. The conventions of
 /// OpenTelemetry recommend the bounds [`DURATION_BOUNDS`](Self::DURATION_BOUNDS) for the first histogram.
 ///
 /// ```
@@ -42,10 +47,15 @@ impl MetricsObserver {
     /// Creates an observer, and describes the metrics to the recorder of the process.
     pub fn new() -> Self {
         describe_histogram!("db.client.operation.duration", Unit::Seconds, "Duration of operations.");
-        describe_counter!("kvtyped.retries", Unit::Count, "Writes that were sent again.");
-        describe_counter!("kvtyped.conflicts", Unit::Count, "Operations that lost to another writer.");
+        describe_counter!("kvtyped.retries", Unit::Count, "Requests that were repeated.");
+        describe_counter!("kvtyped.conflicts", Unit::Count, "Writes that lost to another writer.");
         describe_counter!("kvtyped.outcome.unknown", Unit::Count, "Writes whose outcome is unknown.");
         describe_counter!("kvtyped.watch.resyncs", Unit::Count, "Watches that may have missed changes.");
+        describe_gauge!("kvtyped.watch.lag", Unit::Seconds, "Age of the last entry when it was received.");
+        describe_gauge!("kvtyped.cache.entries", Unit::Count, "Records of the open caches.");
+        describe_gauge!("kvtyped.cache.staleness", Unit::Seconds, "Staleness of the oldest open cache.");
+        describe_counter!("kvtyped.cache.stale", Unit::Count, "Caches that lost their watch.");
+        describe_counter!("kvtyped.live.rejected", Unit::Count, "Records that a live value refused.");
         describe_histogram!("kvtyped.lock.wait", Unit::Seconds, "Time until a lock was taken.");
         describe_histogram!("kvtyped.lock.hold", Unit::Seconds, "Duration of a held lease.");
         describe_counter!("kvtyped.lock.lost", Unit::Count, "Leases that were lost rather than released.");
@@ -64,12 +74,16 @@ impl Default for MetricsObserver {
 
 impl Observer for MetricsObserver {
     fn operation(&self, report: &OperationReport<'_>) {
-        let OperationReport { operation, system, bucket, server, duration, attempts, end, .. } = *report;
+        let OperationReport { operation, system, namespace, bucket, server, duration, retries, conflicts, end, .. } =
+            *report;
         let mut labels = vec![
             Label::from_static_parts("db.system.name", system),
             Label::new("db.collection.name", bucket.to_owned()),
             Label::from_static_parts("db.operation.name", operation),
         ];
+        if let Some(namespace) = namespace {
+            labels.push(Label::new("db.namespace", namespace.to_owned()));
+        }
         if let Some(error_type) = end.error_type() {
             labels.push(Label::new("error.type", error_type));
         }
@@ -79,20 +93,17 @@ impl Observer for MetricsObserver {
         }
         histogram!("db.client.operation.duration", labels).record(duration.as_secs_f64());
         let labels = || [("bucket", SharedString::from(bucket.to_owned())), ("operation", operation.into())];
-        // Each of many records has its own attempt.
-        if attempts > 1 && !operation.ends_with("_many") {
-            counter!("kvtyped.retries", &labels()).increment(u64::from(attempts - 1));
+        if retries > 0 {
+            counter!("kvtyped.retries", &labels()).increment(u64::from(retries));
+        }
+        if conflicts > 0 {
+            counter!("kvtyped.conflicts", &labels()).increment(u64::from(conflicts));
         }
         if operation == "lock" && end.is_success() {
             histogram!("kvtyped.lock.wait", "bucket" => bucket.to_owned()).record(duration.as_secs_f64());
         }
-        if let OperationEnd::Failure(error) = end {
-            if error.is_conflict() {
-                counter!("kvtyped.conflicts", &labels()).increment(1);
-            }
-            if error.outcome() == Outcome::Unknown {
-                counter!("kvtyped.outcome.unknown", &labels()).increment(1);
-            }
+        if matches!(end, OperationEnd::Failure(error) if error.outcome() == Outcome::Unknown) {
+            counter!("kvtyped.outcome.unknown", &labels()).increment(1);
         }
     }
 
@@ -103,22 +114,35 @@ impl Observer for MetricsObserver {
             StoreEvent::Resync { bucket } => {
                 counter!("kvtyped.watch.resyncs", "bucket" => bucket.to_owned()).increment(1);
             }
-            StoreEvent::LeaseAcquired { recipe: "election", bucket } => {
-                gauge!("kvtyped.leader", "bucket" => bucket.to_owned()).set(1.0);
+            StoreEvent::WatchLag { bucket, lag } => {
+                gauge!("kvtyped.watch.lag", "bucket" => bucket.to_owned()).set(lag.as_secs_f64());
+            }
+            StoreEvent::CacheStale { bucket } => {
+                counter!("kvtyped.cache.stale", "bucket" => bucket.to_owned()).increment(1);
+            }
+            StoreEvent::CacheState { bucket, entries, staleness } => {
+                gauge!("kvtyped.cache.entries", "bucket" => bucket.to_owned()).set(entries as f64);
+                gauge!("kvtyped.cache.staleness", "bucket" => bucket.to_owned()).set(staleness.as_secs_f64());
+            }
+            StoreEvent::LiveRejected { bucket, .. } => {
+                counter!("kvtyped.live.rejected", "bucket" => bucket.to_owned()).increment(1);
+            }
+            StoreEvent::LeaseAcquired { recipe: "election", name, .. } => {
+                gauge!("kvtyped.leader", "election" => name.to_owned()).set(1.0);
             }
             StoreEvent::LeaseAcquired { .. } => {}
-            StoreEvent::LeaseEnded { recipe, bucket, held, lost } => {
+            StoreEvent::LeaseEnded { recipe, name, held, lost, .. } => {
                 if recipe == "election" {
-                    gauge!("kvtyped.leader", "bucket" => bucket.to_owned()).set(0.0);
+                    gauge!("kvtyped.leader", "election" => name.to_owned()).set(0.0);
                 }
-                let labels = [("bucket", SharedString::from(bucket.to_owned())), ("recipe", recipe.to_owned().into())];
+                let labels = [("recipe", SharedString::from(recipe.to_owned())), ("name", name.to_owned().into())];
                 histogram!("kvtyped.lock.hold", &labels).record(held.as_secs_f64());
                 if lost {
                     counter!("kvtyped.lock.lost", &labels).increment(1);
                 }
             }
-            StoreEvent::RateDenied { bucket } => {
-                counter!("kvtyped.rate.denied", "bucket" => bucket.to_owned()).increment(1);
+            StoreEvent::RateDenied { limiter, .. } => {
+                counter!("kvtyped.rate.denied", "limiter" => limiter.to_owned()).increment(1);
             }
         }
     }

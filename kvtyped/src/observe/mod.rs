@@ -12,12 +12,14 @@
 //! | `otel.kind` | `client`, or `internal` without a server |
 //! | `otel.status_code` | `ERROR` after a failure |
 //! | `db.system.name` | `nats`, `memory`, `file`, or `custom` for another backend |
+//! | `db.namespace` | the JetStream domain, if the store has one |
 //! | `db.collection.name` | the bucket |
 //! | `db.operation.name` | the operation: `put`, `modify`, `lock`, `transaction` |
 //! | `db.operation.batch.size` | the number of writes, if there are two or more |
 //! | `db.response.status_code` | the error code of the server, if it returned one |
 //! | `error.type` | the kind of the error in snake case: `already_exists` |
 //! | `server.address`, `server.port` | the server of the URL; the port only if it is not 4222 |
+//! | `network.peer.address` | the server that answered |
 //! | `kvtyped.attempts` | the number of writes that were sent |
 //! | `kvtyped.revision` | the revision of the last write |
 //! | `kvtyped.outcome` | `not_applied` or `unknown`, after a failure |
@@ -26,6 +28,13 @@
 //!
 //! A span contains no value, no credentials and, by default, no key. Watches, caches and held locks have no span, but
 //! their opening has one.
+//!
+//! Each repeated request is an event `retry` in the span. Its field `reason` is the kind of the error, or
+//! `acknowledgement_lost`.
+//!
+//! Concurrent calls of [`modify`](crate::Bucket::modify) and its relatives share a write. That write has its own span
+//! `group_commit`: a child of the first call's span, with links to the spans of the other calls (`follows_from`). Its
+//! field `kvtyped.group.size` is the number of calls.
 //!
 //! # Metrics
 //!
@@ -65,14 +74,18 @@
 
 // Each module imports only from modules above it.
 mod report;
-mod progress;
 mod span;
+mod operation;
 mod instruments;
 #[cfg(feature = "metrics-0_24")]
 mod metrics_0_24;
 
-pub(crate) use self::instruments::{Failure, Instruments};
+pub(crate) use self::instruments::{Failure, Instruments, Origin, report_event};
 #[cfg(feature = "metrics-0_24")]
 pub use self::metrics_0_24::MetricsObserver;
-pub(crate) use self::progress::{note_read, note_revision, note_write};
+pub(crate) use self::operation::{
+    SharedWrite, note_conflict, note_read, note_retry, note_revision, note_write, part_of_operation,
+};
+#[cfg(feature = "nats")]
+pub(crate) use self::operation::{note_lost_acknowledgement, note_resend};
 pub use self::report::{Observer, OperationEnd, OperationReport, StoreEvent};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::revision::Revision;
 
 /// Receives a report of each operation of a store; see [`Connect::observer`](crate::connect::Connect::observer).
 ///
@@ -26,15 +27,20 @@ pub struct OperationReport<'a> {
     pub operation: &'static str,
     /// The kind of the backend: `nats`, `memory`, `file`, or `custom` for another backend.
     pub system: &'static str,
+    /// The JetStream domain, if the store has one.
+    pub namespace: Option<&'a str>,
     /// The bucket. Empty for an operation on all buckets.
     pub bucket: &'a str,
     /// The host and the port of the server, if there is one.
     pub server: Option<(&'a str, u16)>,
     /// The time from the first poll of the future to its end.
     pub duration: Duration,
-    /// The number of writes that the operation sent. A number above one means retries, unless the operation writes many
-    /// records.
+    /// The number of writes that the operation sent, alone or together with other operations.
     pub attempts: u32,
+    /// The number of requests that the operation repeated.
+    pub retries: u32,
+    /// How often the operation lost to another writer.
+    pub conflicts: u32,
     /// The number of records that the operation sent. If it sent none, the number of records that it received.
     pub records: u64,
     /// The size of the values of these records in bytes.
@@ -61,6 +67,11 @@ impl OperationEnd<'_> {
     /// Whether the operation succeeded.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Success)
+    }
+
+    /// Whether the operation failed because of another writer.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Failure(error) if error.is_conflict())
     }
 
     /// Returns the name of the failure, as the attribute `error.type` of OpenTelemetry. `None` after a success.
@@ -90,12 +101,46 @@ pub enum StoreEvent<'a> {
         /// The bucket.
         bucket: &'a str,
     },
+    /// The delay of a watch, a cache or a live value: the age of an entry when it was received, or zero after all
+    /// entries were received. Reported once a second at most, and not for the entries that existed at the start.
+    WatchLag {
+        /// The bucket.
+        bucket: &'a str,
+        /// The delay, by the server's clock.
+        lag: Duration,
+    },
+    /// A cache lost its watch, so it may be stale until the watch is back.
+    CacheStale {
+        /// The bucket.
+        bucket: &'a str,
+    },
+    /// The open caches of a handle to a bucket and its clones. Reported every five seconds, and when a cache is ready
+    /// or closed.
+    CacheState {
+        /// The bucket.
+        bucket: &'a str,
+        /// The number of records in all caches.
+        entries: usize,
+        /// The [staleness](crate::Cache::staleness) of the oldest cache.
+        staleness: Duration,
+    },
+    /// A live value refused a record, and keeps the last valid value. Reported once for each revision.
+    LiveRejected {
+        /// The bucket.
+        bucket: &'a str,
+        /// The revision of the record.
+        revision: Revision,
+        /// Why the record is invalid.
+        error: &'a Error,
+    },
     /// A lease was taken: a lock, a leadership, a permit or a membership.
     LeaseAcquired {
         /// The recipe: `lock`, `election`.
         recipe: &'a str,
         /// The bucket of the lease.
         bucket: &'a str,
+        /// The name of the set of leases: the bucket of a lock, and the name of any other recipe.
+        name: &'a str,
     },
     /// A lease ended.
     LeaseEnded {
@@ -103,6 +148,8 @@ pub enum StoreEvent<'a> {
         recipe: &'a str,
         /// The bucket of the lease.
         bucket: &'a str,
+        /// The name of the set of leases: the bucket of a lock, and the name of any other recipe.
+        name: &'a str,
         /// How long it was held.
         held: Duration,
         /// Whether the lease was lost, and not released.
@@ -112,5 +159,7 @@ pub enum StoreEvent<'a> {
     RateDenied {
         /// The bucket of the limiter.
         bucket: &'a str,
+        /// The name of the limiter.
+        limiter: &'a str,
     },
 }

@@ -268,7 +268,8 @@ impl Counters {
     ///
     /// If the future is dropped, the bucket may or may not be created.
     pub async fn is_server_side(&self) -> Result<bool> {
-        Ok(matches!(self.kind("is_server_side").await?, (CounterKind::Server(_), _)))
+        let kind = async { Ok(matches!(self.kind("is_server_side").await?, (CounterKind::Server(_), _))) };
+        self.observe("is_server_side", kind).await
     }
 
     async fn observe<R>(&self, operation: &'static str, work: impl Future<Output = Result<R>> + Send) -> Result<R> {

@@ -188,6 +188,10 @@ impl Ids {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn peek(&self) -> Result<u64> {
+        self.bucket.context().observe("peek", self.bucket.name(), Box::pin(self.run_peek())).await
+    }
+
+    async fn run_peek(&self) -> Result<u64> {
         let (inner, rest) = self.inner("peek").await?;
         let mut get = inner.bucket.get(&inner.key).read(Read::Leader);
         if let Some(rest) = rest {

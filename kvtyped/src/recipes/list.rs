@@ -8,7 +8,7 @@ use futures::StreamExt;
 use super::lease::record::LeaseRecord;
 use super::record::{RecipeKey, RecipeRecord};
 use crate::bucket::Bucket;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::Store;
 
 impl Store {
@@ -39,8 +39,11 @@ impl Store {
     ///
     /// If the future is dropped, the work on the server ends.
     pub async fn recipes(&self, bucket: &str) -> Result<Vec<RecipeInfo>> {
-        let bucket: Bucket<RecipeRecord<LeaseRecord>> = self.raw(bucket).read_only().await?.as_model();
+        let name = bucket;
         let list = async {
+            self.context().admit()?;
+            let opened = self.raw(name).read_only().open_unobserved().await?;
+            let bucket: Bucket<RecipeRecord<LeaseRecord>> = opened.as_model();
             let mut keys = bucket.keys(..).await?;
             let mut found: BTreeMap<(RecipeKind, String), u64> = BTreeMap::new();
             while let Some(key) = keys.next().await {
@@ -57,7 +60,8 @@ impl Store {
             }
             Ok(found.into_iter().map(|((kind, name), records)| RecipeInfo { kind, name, records }).collect())
         };
-        list.await.map_err(|error| error.with_context("recipes", bucket.name(), None))
+        let located = async { list.await.map_err(|error: Error| error.with_context("recipes", name, None)) };
+        self.context().observe("recipes", name, Box::pin(located)).await
     }
 }
 

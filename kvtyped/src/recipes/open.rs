@@ -16,13 +16,14 @@ use crate::backend::OnDrop;
 use crate::config::Storage;
 use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::part_of_operation;
 
 /// Runs work that proceeds although its caller is not polled, and ends if the future is dropped.
 ///
 /// The work may hold a mutex that other callers wait for, or a ticket in a wait queue.
 pub(crate) async fn detached<R: Send + 'static>(work: impl Future<Output = Result<R>> + Send + 'static) -> Result<R> {
     let closed = || Err(Error::new(ErrorKind::Closed));
-    backend::detached(work, OnDrop::End).await.unwrap_or_else(closed)
+    backend::detached(part_of_operation(work), OnDrop::End).await.unwrap_or_else(closed)
 }
 
 /// The bucket of a recipe's handle, opened on first use. Clones share it. `B` is the bucket, or the bucket with the

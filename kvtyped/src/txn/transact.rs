@@ -15,6 +15,7 @@ use crate::backend::{Backoff, Deadline, OnDrop, Read, detached};
 use crate::bucket::{Bucket, CasAttempts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
+use crate::observe::part_of_operation;
 use crate::revision::Revision;
 
 impl<T: KvModel> Bucket<T> {
@@ -178,7 +179,7 @@ impl<T: KvModel> Bucket<T> {
             bucket.commit_attempt(&view, deadline).await
         };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        detached(work, OnDrop::Continue).await.unwrap_or_else(closed)
+        detached(part_of_operation(work), OnDrop::Continue).await.unwrap_or_else(closed)
     }
 
     /// Applies the writes if the reads are current.

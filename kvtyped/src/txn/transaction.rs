@@ -12,7 +12,7 @@ use crate::key::{Key, ModelKey};
 use crate::model::KvModel;
 use crate::revision::Revision;
 
-const OPERATION: &str = "commit";
+const OPERATION: &str = "transaction";
 
 impl<T: KvModel> Bucket<T> {
     /// Returns a builder for several writes that are applied all or nothing.
@@ -210,7 +210,7 @@ impl<T: KvModel> Transaction<'_, T> {
     pub async fn commit(self) -> Result<Committed> {
         let bucket = self.bucket;
         let commit = async { self.run().await.map_err(|error| error.with_context(OPERATION, bucket.name(), None)) };
-        bucket.observe("transaction", Box::pin(commit)).await
+        bucket.observe(OPERATION, Box::pin(commit)).await
     }
 
     async fn run(self) -> Result<Committed> {

@@ -182,11 +182,13 @@ impl<T: KvModel> Watch<'_, T> {
         }
     }
 
-    pub(super) async fn run(self) -> Result<Events<T>> {
-        let located = |error: Error| error.with_context("watch", self.bucket.name(), None);
+    /// Starts the watch as a part of the operation.
+    pub(super) async fn run_as(self, operation: &'static str) -> Result<Events<T>> {
+        let located = |error: Error| error.with_context(operation, self.bucket.name(), None);
         let since = self.start_from().map_err(located)?;
-        let updates =
-            start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout).await.map_err(located)?;
+        let updates = start_watch(self.bucket, &self.filter, since, self.headers_only, self.timeout, operation)
+            .await
+            .map_err(located)?;
         let updates = if self.coalesce { coalesce(updates) } else { updates };
         Ok(Events::new(updates, self.bucket, self.headers_only, self.ignore_deletes, self.ignore_rewrites))
     }
@@ -198,6 +200,6 @@ impl<'a, T: KvModel> IntoFuture for Watch<'a, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let bucket = self.bucket;
-        bucket.observe("watch", Box::pin(self.run()))
+        bucket.observe("watch", Box::pin(self.run_as("watch")))
     }
 }

@@ -1,13 +1,15 @@
 //! The health of a bucket and its caches.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::bucket::ReadBucket;
+use crate::context::StoreContext;
 use crate::error::{ErrorKind, Result};
 use crate::model::KvModel;
+use crate::observe::StoreEvent;
 
 /// The health of a bucket; see [`ReadBucket::health`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,30 +35,78 @@ impl BucketHealth {
     }
 }
 
+/// How often the state of the open caches is reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A cache, as the health of its bucket needs it.
-pub(super) trait CacheAge: Send + Sync {
+pub(super) trait CacheInfo: Send + Sync {
     /// Returns when the cache was last known to be up to date.
     fn last_seen(&self) -> Instant;
+
+    /// Returns the number of cached records.
+    fn entries(&self) -> usize;
 }
 
 /// The open caches of a bucket.
 #[derive(Default)]
-pub(super) struct OpenCaches(Mutex<Vec<Weak<dyn CacheAge>>>);
+pub(super) struct OpenCaches(Mutex<CacheList>);
+
+#[derive(Default)]
+struct CacheList {
+    caches: Vec<Weak<dyn CacheInfo>>,
+    /// Whether a task reports the caches.
+    is_reported: bool,
+}
 
 impl OpenCaches {
-    pub(super) fn add(&self, cache: Weak<dyn CacheAge>) {
-        let mut caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn list(&self) -> MutexGuard<'_, CacheList> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, cache: Weak<dyn CacheInfo>) {
+        let caches = &mut self.list().caches;
         caches.retain(|cache| cache.strong_count() > 0);
         caches.push(cache);
     }
 
-    fn oldest(&self) -> Option<Duration> {
-        let caches: Vec<Arc<dyn CacheAge>> = {
-            let caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            caches.iter().filter_map(Weak::upgrade).collect()
-        };
-        caches.iter().map(|cache| cache.last_seen().elapsed()).max()
+    fn open(&self) -> Vec<Arc<dyn CacheInfo>> {
+        self.list().caches.iter().filter_map(Weak::upgrade).collect()
     }
+
+    fn oldest(&self) -> Option<Duration> {
+        oldest(&self.open())
+    }
+
+    /// Reports the caches to the observer of the store now, and from now on until the last one is closed.
+    pub(super) fn report(self: Arc<Self>, context: &Arc<StoreContext>, bucket: &str) {
+        self.report_once(context, bucket);
+        if std::mem::replace(&mut self.list().is_reported, true) {
+            return;
+        }
+        let (caches, context, bucket) = (Arc::downgrade(&self), Arc::clone(context), bucket.to_owned());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(REPORT_INTERVAL).await;
+                let Some(caches) = caches.upgrade() else { return };
+                caches.report_once(&context, &bucket);
+                let mut list = caches.list();
+                if list.caches.iter().all(|cache| cache.strong_count() == 0) {
+                    list.is_reported = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    fn report_once(&self, context: &StoreContext, bucket: &str) {
+        let open = self.open();
+        let (entries, staleness) = (open.iter().map(|cache| cache.entries()).sum(), oldest(&open).unwrap_or_default());
+        context.instruments().event(&StoreEvent::CacheState { bucket, entries, staleness });
+    }
+}
+
+fn oldest(caches: &[Arc<dyn CacheInfo>]) -> Option<Duration> {
+    caches.iter().map(|cache| cache.last_seen().elapsed()).max()
 }
 
 impl<T: KvModel> ReadBucket<T> {
@@ -88,8 +138,12 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// Dropping the future has no effect.
     pub async fn health(&self) -> Result<BucketHealth> {
+        self.observe("health", Box::pin(self.run_health())).await
+    }
+
+    async fn run_health(&self) -> Result<BucketHealth> {
         let oldest_cache = self.shared::<OpenCaches>().oldest();
-        match self.status().await {
+        match self.status_for("health").await {
             Ok(status) => Ok(BucketHealth {
                 has_leader: status.has_leader,
                 replicas_behind: status.replicas_behind,

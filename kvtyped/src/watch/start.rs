@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::Stream;
 use futures::{FutureExt, StreamExt, ready};
+use tokio::time::Instant;
 
 use super::expiry::expire;
 use super::resume::{ResumingWatch, WatchSpec};
@@ -26,28 +27,49 @@ pub(crate) async fn start_watch<T: KvModel>(
     start_from: StartFrom,
     headers_only: bool,
     timeout: Option<Duration>,
+    operation: &'static str,
 ) -> Result<UpdateStream> {
-    let raw = Arc::clone(bucket.raw("watch")?);
+    let raw = Arc::clone(bucket.raw(operation)?);
     let idle_timeout = timeout.unwrap_or_else(|| bucket.timeout());
     if filter.patterns().is_empty() {
         return Err(Error::invalid_config("the filter matches no key; give it at least one legal key or wildcard"));
     }
     let spec = WatchSpec { patterns: filter.patterns().clone(), since: start_from, headers_only, idle_timeout };
     let updates = ResumingWatch::start(Arc::clone(&raw), spec).await?.into_stream().boxed();
-    let updates = report_resyncs(updates, bucket);
+    let updates = report_progress(updates, bucket);
     Ok(until_shutdown(expire(updates, raw), Arc::clone(bucket.context().shutdown())))
 }
 
-/// Reports each resync to the observer of the store, if there is one.
-fn report_resyncs<T: KvModel>(updates: UpdateStream, bucket: &ReadBucket<T>) -> UpdateStream {
-    let context = Arc::clone(bucket.context());
+/// How often the delay of a watch is reported at most.
+const LAG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reports the resyncs and the delay to the observer of the store, if there is one.
+fn report_progress<T: KvModel>(updates: UpdateStream, bucket: &ReadBucket<T>) -> UpdateStream {
+    let (context, clock) = (Arc::clone(bucket.context()), Arc::clone(bucket.clock()));
     if !context.instruments().has_observer() {
         return updates;
     }
     let bucket = bucket.name().to_owned();
+    let (mut is_ready, mut last) = (false, None);
     let report = move |update: &Result<WatchUpdate>| {
-        if matches!(update, Ok(WatchUpdate::Resync)) {
-            context.instruments().event(&StoreEvent::Resync { bucket: &bucket });
+        let lag = match update {
+            Ok(WatchUpdate::Resync) => {
+                is_ready = false;
+                return context.instruments().event(&StoreEvent::Resync { bucket: &bucket });
+            }
+            Ok(WatchUpdate::Entry(entry, _)) if is_ready => clock.age(entry.created),
+            Ok(WatchUpdate::Ready | WatchUpdate::Alive(_)) => Duration::ZERO,
+            _ => return,
+        };
+        is_ready |= matches!(update, Ok(WatchUpdate::Ready));
+        let (now, is_over) = (Instant::now(), lag.is_zero());
+        let is_due = last.is_none_or(|(at, lagged): (Instant, bool)| match is_over {
+            true => lagged,
+            false => now.saturating_duration_since(at) >= LAG_INTERVAL,
+        });
+        if is_due {
+            last = Some((now, !is_over));
+            context.instruments().event(&StoreEvent::WatchLag { bucket: &bucket, lag });
         }
     };
     updates.inspect(report).boxed()

@@ -86,7 +86,7 @@ where
             let (mut cause, mut is_listed) = (None, false);
             let wait = async {
                 key.encode()?;
-                let mut events = bucket.watch(Filter::key(key)).run().await?;
+                let mut events = bucket.watch(Filter::key(key)).run_as("wait_for").await?;
                 loop {
                     match events.next().await {
                         Some(Ok(Event::Put(entry))) if predicate(&entry) => return Ok(entry),

@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     /// The number of revisions of each key that are kept, 1 to 64
     #[arg(long, value_name = "N")]
     history: Option<u8>,
-    /// The time after which every record expires
+    /// The TTL of every record
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     ttl: Option<Duration>,
     /// The largest size of a value in bytes
@@ -94,7 +94,7 @@ pub(crate) struct Settings {
     /// A description for people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// How long the marker of an expired record stays, or `off`. Without markers, a record has no TTL of its own
+    /// How long the marker of an expired record stays, or `off`. A single record can have a TTL only with markers
     #[arg(long, value_name = "TIME", value_parser = parse_markers)]
     limit_markers: Option<LimitMarkers>,
     /// Whether the bucket allows purges

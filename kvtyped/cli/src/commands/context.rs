@@ -8,7 +8,7 @@ use crate::out::Item;
 /// The commands of `context`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// List the contexts, also those of the `nats` tool
+    /// List the contexts, including the contexts of the `nats` tool
     Ls,
     /// Select the context of later commands
     Use {

@@ -36,7 +36,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
-    // A key contains no colon and does not begin with `@`. A bucket beside a bucket of another store is a bucket.
+    // A key contains no colon and does not begin with `@`.
     let is_address = |text: &str| text.contains(':') || text.starts_with('@');
     match is_address(&args.to) || is_address(&args.from) && args.old.is_none() && Address::parse(&args.to).is_ok() {
         true => buckets(app, &args).await,

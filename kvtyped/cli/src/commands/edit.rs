@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Write the record with its remaining time, instead of its whole TTL again
     #[arg(long, conflicts_with = "no_ttl")]
     keep_deadline: bool,
-    /// Write the record without a TTL of its own
+    /// Write the record without its TTL
     #[arg(long)]
     no_ttl: bool,
     #[command(flatten)]
@@ -98,7 +98,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         // Another writer came first. The editor opens on the newest record with the change merged.
         let newest = match read().await {
             Ok(Some(newest)) => newest,
-            Ok(None) => return Err(file.keep(Failure::conflict(format!("record `{key}` was removed meanwhile")))),
+            Ok(None) => return Err(file.keep(Failure::conflict(format!("record `{key}` was removed during the edit")))),
             Err(error) => return Err(file.keep(error.into())),
         };
         let theirs = form_of(&view, &key, &newest, args.raw).map_err(|failure| file.keep(failure))?;

@@ -63,7 +63,7 @@ enum OnConflict {
     Overwrite,
 }
 
-/// What became of the lines.
+/// The numbers of lines with each result.
 #[derive(Debug, Default)]
 struct Counts {
     imported: u64,
@@ -116,9 +116,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         worst: None,
     };
     if import.status.config.history.unwrap_or(1) != 1 {
-        app.out.note(
-            "the bucket keeps more than one revision of each key, so records with a TTL of their own are refused",
-        );
+        app.out.note("the bucket keeps more than one revision of each key, so records with a TTL are refused");
     }
     let bar = app.out.progress(size.unwrap_or_default(), "bytes imported");
     let (mut number, mut end, mut is_over) = (1, None, false);
@@ -266,7 +264,7 @@ impl Import<'_> {
         self.worst.get_or_insert_with(|| Failure::data("some lines were refused"));
     }
 
-    /// Returns the write of a line, or reports why there is none.
+    /// Returns the write of a line. Reports a line that is refused or expired.
     fn plan(&mut self, number: u64, entry: Imported) -> Option<Pending> {
         let key = entry.record.key.clone();
         match self.ttl(&entry) {
@@ -285,8 +283,11 @@ impl Import<'_> {
     /// Returns the TTL of a record in this bucket. Zero if the record is expired, or about to.
     fn ttl(&self, entry: &Imported) -> Result<Option<Duration>, &'static str> {
         let now = (!self.args.ttl_as_exported).then(|| self.status.now + self.since.elapsed());
-        let Some(left) = entry.remaining(now) else { return Ok(None) };
         let config = &self.status.config;
+        if entry.never_expires && config.ttl.is_some() {
+            return Err("it is exempt from the TTL of its bucket, which the tool cannot write");
+        }
+        let Some(left) = entry.remaining(now) else { return Ok(None) };
         match () {
             () if left.is_zero() => Ok(Some(left)),
             // The TTL of the bucket is shorter.
@@ -384,7 +385,7 @@ impl Import<'_> {
         }
     }
 
-    /// Compares a line with the stored record. `None` if there is none.
+    /// Compares a line with the stored record. Returns `None` if the key has no record.
     async fn compare(&self, line: &Pending) -> kvtyped::Result<Option<Outcome>> {
         let stored = self.bucket.get(&line.key).read(Read::Leader).await?;
         Ok(stored.map(|stored| {

@@ -72,7 +72,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         Command::Top(args) => top::run(app, args).await,
         Command::Context(command) => context::run(app, command),
         Command::Completions(args) => completions::run(app, args),
-        Command::Man => completions::man(app),
+        Command::Man(args) => completions::man(app, args),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// The TTL of the record. By default, a replaced record keeps its TTL, which starts again
     #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "no_ttl")]
     ttl: Option<Duration>,
-    /// Write the record without a TTL of its own
+    /// Write the record without its TTL
     #[arg(long)]
     no_ttl: bool,
     /// The codec. By default that of the model, else that of the stored value

@@ -63,7 +63,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         let Some(event) = events.next().await else { break };
         let event = match event {
             Ok(event) => event,
-            // The watch continues by itself.
+            // The watch continues.
             Err(error) if !matches!(error.kind(), kvtyped::ErrorKind::Closed | kvtyped::ErrorKind::BucketNotFound) => {
                 app.out.warn(&error.report());
                 continue;

@@ -11,7 +11,7 @@ use crate::fail::Failure;
 /// The longest end line, in bytes.
 const MAX_END: u64 = 4_096;
 
-/// An input and what is known about it.
+/// An input, its size and its completeness.
 pub(crate) struct Input {
     pub(crate) reader: Box<dyn AsyncRead + Unpin>,
     /// Whether the input has an end line. `None` for a pipe.

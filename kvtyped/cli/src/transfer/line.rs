@@ -28,9 +28,11 @@ pub(crate) struct Imported {
     pub(crate) headers: RecordHeaders,
     /// The TTL of the record itself.
     pub(crate) ttl: Option<Duration>,
+    /// Whether the record is exempt from the TTL of its bucket.
+    pub(crate) never_expires: bool,
     /// The remaining time at the moment of the export.
     pub(crate) expires_in: Option<Duration>,
-    /// The moment at which the record expires, by the clock of its server.
+    /// When the record expires, by the clock of its server.
     pub(crate) expires_at: Option<SystemTime>,
 }
 
@@ -110,6 +112,7 @@ impl Imported {
             record: RawRecord::new(key, bytes),
             headers,
             ttl: number("ttl_ms").map(Duration::from_millis),
+            never_expires: json.get("never_expires").is_some_and(Json::is_true),
             expires_in: number("expires_in_ms").map(Duration::from_millis),
             expires_at: number("expires_at_ms").map(|millis| UNIX_EPOCH + Duration::from_millis(millis)),
         })

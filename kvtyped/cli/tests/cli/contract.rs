@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::world::{World, card};
+use crate::world::{World, card, run, tool};
 
 /// Replaces what differs from run to run.
 fn fixed(value: &mut Value, bucket: &str) {
@@ -160,13 +160,39 @@ fn json_and_ndjson_are_the_same_objects() {
 }
 
 #[test]
+fn shells_complete_commands_buckets_and_keys() {
+    let world = World::server();
+    world.fill("", &[r#""key":"acme.7","codec":"json","value":1"#, r#""key":"beta.1","codec":"json","value":1"#]);
+    let complete = |words: &[&str]| {
+        let mut command = tool(world.folder.path());
+        command.env("COMPLETE", "fish").env("KVTYPED_URL", world.url()).args(["--", "kvtyped"]).args(words);
+        let ran = run(command, b"");
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        ran.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(complete(&["exp"]).contains(&"export".to_owned()));
+    assert_eq!(complete(&["ls", &world.bucket]), [world.bucket.as_str()]);
+    assert_eq!(complete(&["get", &world.bucket, "a"]), ["acme.7"]);
+    assert_eq!(complete(&["get", &world.bucket, "beta."]), ["beta.1"]);
+    let mut command = tool(world.folder.path());
+    let url = format!("nats://127.0.0.1:{}", harness::free_port());
+    command.env("COMPLETE", "fish").env("KVTYPED_URL", url).args(["--", "kvtyped", "ls", "b"]);
+    let ran = run(command, b"");
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""), "an unreachable server is no error");
+}
+
+#[test]
 fn completions_and_man_page_are_generated() {
     let world = World::memory();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = world.ok(&["completions", shell]);
-        assert!(script.contains("kvtyped") && script.contains("export"), "{shell}");
+        assert!(script.contains("kvtyped") && script.contains("COMPLETE"), "{shell}");
     }
     let man = world.ok(&["man"]);
     assert!(man.contains(".TH kvtyped") && man.contains("Exit codes"), "{man}");
     assert!(!man.contains("fixture"));
+    let folder = world.path("man");
+    world.ok(&["man", "--folder", folder.to_str().unwrap()]);
+    let page = fs::read_to_string(folder.join("kvtyped-bucket-set.1")).unwrap();
+    assert!(page.contains("history"), "{page}");
 }

@@ -1,4 +1,4 @@
-//! What the tool must not do: write with `--read-only`, and show credentials.
+//! The tool does not write with `--read-only`, and shows no credentials.
 
 use std::fs;
 use std::io::{Read, Write};

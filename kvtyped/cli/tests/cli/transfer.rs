@@ -102,19 +102,20 @@ on_each_store! {
     }
 
     fn invalid_lines_are_refused_one_by_one(world: &World) {
-        let export = world.export(r#""history":1"#, &[
+        let export = world.export(r#""history":1,"ttl_ms":3600000"#, &[
             r#""key":"a","codec":"json","value":1"#,
             r#""key":"a..b","codec":"json","value":1"#,
             r#""key":"c","codec":"unknown","value":1"#,
             r#""key":"d","value_b64":"?""#,
             r#""key":"e""#,
             r#""key":"f","codec":"json","value":1,"headers":{"X-Other":"1"}"#,
+            r#""key":"f","codec":"json","value":1,"never_expires":true"#,
             r#""key":"g","codec":"json","value":7"#,
         ]);
         let ran = world.feed(&["import", "$B", "-o", "json"], export.as_bytes());
         let counts: Value = serde_json::from_str(&ran.out).unwrap();
-        assert_eq!((ran.code, &counts["imported"], &counts["refused"]), (9, &json!(2), &json!(5)), "{ran:?}");
-        for line in 3..8 {
+        assert_eq!((ran.code, &counts["imported"], &counts["refused"]), (9, &json!(2), &json!(6)), "{ran:?}");
+        for line in 3..9 {
             assert!(ran.err.contains(&format!("line {line}")), "{line}: {ran:?}");
         }
         assert_eq!(world.ok(&["ls", "$B"]), "a\ng\n");
@@ -207,7 +208,7 @@ fn killed_import_is_resumed() {
     let (world, whole) = (World::server(), World::server());
     let count = 30_000;
     let file = world.path("export.ndjson");
-    fs::write(&file, world.export(r#""history":1"#, &strs(&records(count)))).unwrap();
+    fs::write(&file, world.export(r#""history":1,"ttl_ms":3600000"#, &strs(&records(count)))).unwrap();
     let (file, position) = (file.display().to_string(), world.path("position"));
     let arguments = ["import", "$B", &file, "--resume", position.to_str().unwrap()];
     let mut child = world.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 /// The longest time that a test waits for an event.
 pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// A store, and a bucket name of its own.
+/// A store, and the name of a bucket that no other test uses.
 pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) bucket: String,

@@ -22,6 +22,7 @@ use crate::backend::{
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::observe::part_of_operation;
 use crate::revision::Revision;
 
 /// A handle to one bucket.
@@ -61,7 +62,7 @@ impl RawBucket for NatsBucket {
         // A batch holds one of the connection's permits for batches, so it continues although its caller is not polled.
         let work = async move { commit(&context, batch, deadline).await };
         let closed = || Err(Error::new(ErrorKind::Closed).unknown_outcome());
-        async move { detached(work, OnDrop::Continue).await.unwrap_or_else(closed) }.boxed()
+        async move { detached(part_of_operation(work), OnDrop::Continue).await.unwrap_or_else(closed) }.boxed()
     }
 
     fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {

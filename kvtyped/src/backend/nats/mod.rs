@@ -32,6 +32,7 @@ mod update;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use self::connection::credentials::Secret;
 pub use self::connection::options::NatsOptions;
 
 use std::fmt;
@@ -114,6 +115,11 @@ impl NatsBackend {
     /// If the future is dropped, no connection stays open.
     pub async fn connect_with(url: &str, options: NatsOptions, client: async_nats::ConnectOptions) -> Result<Self> {
         Self::connected(Connector::new(url, options, Some(client))?).await
+    }
+
+    /// Returns the host and the port of a URL with one server.
+    pub(crate) fn target(url: &str) -> Option<(String, u16)> {
+        Connector::new(url, NatsOptions::default(), None).ok()?.target()
     }
 
     async fn connected(connector: Connector) -> Result<Self> {
@@ -327,6 +333,10 @@ impl Backend for NatsBackend {
 
     fn connection_name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    fn domain(&self) -> Option<&str> {
+        stream_info::domain_of(self.api.prefix())
     }
 
     fn create(&self, config: BucketConfig, deadline: Deadline) -> BoxFuture<'_, Result<Arc<dyn RawBucket>>> {

@@ -33,6 +33,7 @@ use crate::bucket::handle::{Bucket, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
+use crate::observe::{note_revision, note_write, part_of_operation};
 use crate::revision::Revision;
 
 /// How many times a member of a group checks for joining callers before it starts the write.
@@ -69,6 +70,7 @@ impl<T: KvModel> Bucket<T> {
                 NextStep::Finish { revision, result } => return result.map(|result| CasOutcome { revision, result }),
                 NextStep::Wait(joined) => joined,
             };
+            self.note_key(key);
             let Joined { mut member, own, is_open, deadline: limit, result } = *joined;
             if is_open {
                 drop(record);
@@ -77,6 +79,8 @@ impl<T: KvModel> Bucket<T> {
             }
             match self.group_result(&queue, &mut member, is_open, limit).await.map_err(located)? {
                 Some(GroupResult::Stored { entry, steps }) => {
+                    note_write(std::iter::once(entry.value.len()));
+                    note_revision(entry.revision);
                     let (revision, result) = (entry.revision, result?);
                     if member.change_number == steps {
                         return Ok(CasOutcome { revision, result });
@@ -86,10 +90,14 @@ impl<T: KvModel> Bucket<T> {
                     return Ok(CasOutcome { revision, result: stored });
                 }
                 Some(GroupResult::Conflict(error)) => {
+                    note_write(std::iter::empty());
                     attempts.record_conflict(Error::shared(&error), deadline).map_err(located)?
                 }
                 Some(GroupResult::Refused) => call.leave_groups(),
-                Some(GroupResult::Failed(error)) => return Err(located(Error::shared(&error)).into()),
+                Some(GroupResult::Failed(error)) => {
+                    note_write(std::iter::empty());
+                    return Err(located(Error::shared(&error)).into());
+                }
                 // The runtime of the task that stores the group has ended.
                 None => return Err(located(Error::new(ErrorKind::Closed).unknown_outcome()).into()),
             }
@@ -158,13 +166,14 @@ impl<T: KvModel> Bucket<T> {
             let key = record.queue().key().clone();
             let mut before = None;
             for group in record.group.take().into_iter().chain(last) {
-                let CommitGroup { content, entry: _, steps, members, deadline, result } = group;
+                let CommitGroup { content, entry: _, steps, members, deadline, result, write } = group;
                 let outcome = match before {
                     Some(GroupResult::Conflict(error)) => GroupResult::Conflict(error),
                     Some(GroupResult::Refused | GroupResult::Failed(_)) => GroupResult::Refused,
                     Some(GroupResult::Stored { .. }) | None => {
                         let base = record.base.take();
-                        match bucket.commit_group(&key, base, content, deadline).await {
+                        let commit = bucket.commit_group(&key, base, content, deadline);
+                        match write.run(bucket.name(), members, commit).await {
                             Ok(entry) => {
                                 record.set_stored(entry.clone());
                                 GroupResult::Stored { entry: Arc::new(entry), steps }
@@ -218,7 +227,7 @@ impl<T: KvModel> ReadBucket<T> {
             Ok(())
         };
         let closed = || Err(Error::new(ErrorKind::Closed));
-        detached(read, OnDrop::Continue).await.unwrap_or_else(closed)
+        detached(part_of_operation(read), OnDrop::Continue).await.unwrap_or_else(closed)
     }
 
     /// Replaces the entry that a group is based on.

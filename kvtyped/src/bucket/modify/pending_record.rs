@@ -11,6 +11,7 @@ use crate::backend::{Deadline, RawEntry};
 use crate::bucket::content::Content;
 use crate::error::{Error, Outcome};
 use crate::key::Key;
+use crate::observe::SharedWrite;
 use crate::revision::Revision;
 
 /// The largest value that is remembered, in bytes.
@@ -190,8 +191,9 @@ impl PendingRecord {
         deadline: Deadline,
     ) -> (CommitGroup, GroupMember) {
         let (entry, result) = (content.entry(key, self.revision(), now), watch::Sender::new(None));
-        let mut group = CommitGroup { content, entry, steps: 1, members: 0, deadline, result };
-        let member = group.subscribe(deadline);
+        let write = SharedWrite::start();
+        let group = CommitGroup { content, entry, steps: 1, members: 1, deadline, result, write };
+        let member = group.member();
         (group, member)
     }
 }
@@ -207,6 +209,8 @@ pub(crate) struct CommitGroup {
     pub(crate) members: u32,
     pub(crate) deadline: Deadline,
     pub(crate) result: watch::Sender<Option<GroupResult>>,
+    /// The span of the write, which the calls share.
+    pub(crate) write: SharedWrite,
 }
 
 /// A call that waits for the outcome of a group.
@@ -232,9 +236,14 @@ impl CommitGroup {
     /// the write.
     pub(crate) fn subscribe(&mut self, deadline: Deadline) -> GroupMember {
         self.members += 1;
+        self.write.join();
         if deadline.at() > self.deadline.at() {
             self.deadline = deadline;
         }
+        self.member()
+    }
+
+    fn member(&self) -> GroupMember {
         GroupMember { change_number: self.steps, members: self.members, result: self.result.subscribe() }
     }
 

@@ -8,6 +8,7 @@ use crate::backend::{Backoff, Deadline, RawBucket, RawEntry, Read, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::jitter;
 use crate::key::Key;
+use crate::observe::{note_conflict, note_retry};
 use crate::revision::Revision;
 
 /// The default limit on the attempts of an update. The other limit is the deadline.
@@ -49,9 +50,11 @@ impl CasAttempts {
     /// Returns `RetriesExhausted` if no attempt or no time is left.
     pub(crate) fn record_conflict(&mut self, conflict: Error, deadline: Deadline) -> Result<()> {
         self.failed += 1;
+        note_conflict();
         if self.failed >= self.max_attempts || deadline.is_expired() {
             return Err(self.exhausted(conflict));
         }
+        note_retry(&conflict);
         self.last_conflict = Some(conflict);
         Ok(())
     }

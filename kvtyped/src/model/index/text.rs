@@ -1,7 +1,5 @@
 //! The text of an index value: escaped segments, separated by dots.
 
-use sha2::{Digest, Sha256};
-
 use super::IndexInfo;
 use crate::key::{KeyBuilder, KeySegment};
 
@@ -36,5 +34,5 @@ impl ValueText {
 
 /// Returns the first 128 bits of the SHA-256 of a text, in hexadecimal digits.
 fn hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hmac_sha256::Hash::hash(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

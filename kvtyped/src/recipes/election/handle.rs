@@ -289,8 +289,7 @@ where
     ///
     /// If the future is dropped, the value is still written in the background and the result is lost.
     pub async fn proclaim(&self, value: &T) -> Result<()> {
-        let value = encode_value(value).map_err(|error| self.lease.located("proclaim", error))?;
-        self.lease.set_value("proclaim", Some(value)).await
+        self.lease.set_value("proclaim", encode_value(value)).await
     }
 }
 

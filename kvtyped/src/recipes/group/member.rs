@@ -43,8 +43,7 @@ where
     ///
     /// If the future is dropped, the value is still written in the background and the result is lost.
     pub async fn update(&self, me: &T) -> Result<()> {
-        let value = encode_value(me).map_err(|error| self.lease.located("update", error))?;
-        self.lease.set_value("update", Some(value)).await
+        self.lease.set_value("update", encode_value(me)).await
     }
 }
 

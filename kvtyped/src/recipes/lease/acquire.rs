@@ -12,6 +12,7 @@ use super::request::{AcquireRequest, ExpectedTombstone, LeaseWrite};
 use crate::backend::Deadline;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::ModelKey;
+use crate::observe::part_of_operation;
 use crate::recipes::location::check_room;
 use crate::recipes::open::detached;
 use crate::recipes::record::RecipeRecord;
@@ -35,7 +36,7 @@ impl AcquireRequest {
         let status = Arc::clone(&self.status);
         status.started();
         let token = self.bucket.context().shutdown().lease_token();
-        tokio::spawn(async move {
+        tokio::spawn(part_of_operation(async move {
             let _token = token;
             let deadline = self.deadline();
             let outcome = match self.write_lease(expected, deadline).await {
@@ -49,7 +50,7 @@ impl AcquireRequest {
             };
             // If the caller has left, the lease is dropped here, and so released.
             let _ = reply.send(outcome);
-        });
+        }));
         let outcome = outcome.await.unwrap_or_else(|_| AcquireOutcome::Failed(Error::new(ErrorKind::Closed)));
         status.finished(&outcome);
         outcome

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::fence::{Fence, FenceRecord};
 use super::state::{LeaseCommand, LeaseState, lost};
 use super::timing::LeaseTiming;
+use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result, key_hash};
 
 /// A held lease: a record with a TTL that a background task renews.
@@ -58,6 +59,7 @@ pub(crate) struct LeaseInfo {
     pub(crate) timing: LeaseTiming,
     /// The time limit of an operation.
     pub(crate) timeout: Duration,
+    pub(crate) context: Arc<StoreContext>,
 }
 
 impl Lease {
@@ -126,25 +128,29 @@ impl Lease {
     ///
     /// If the future is dropped, the lease may or may not be renewed.
     pub async fn ensure_remaining(&self, long: Duration) -> Result<()> {
+        self.observe("ensure_remaining", self.run_ensure_remaining(long)).await
+    }
+
+    async fn run_ensure_remaining(&self, long: Duration) -> Result<()> {
         self.check()?;
         let LeaseTiming { ttl, margin, .. } = self.info.timing;
         if long > self.info.timing.validity() {
             let reason =
                 format!("{long:?} is more than ttl ({ttl:?}) - margin ({margin:?}); ask for less, or raise the ttl");
-            return Err(self.located("ensure", Error::invalid_config(reason)));
+            return Err(self.located("ensure_remaining", Error::invalid_config(reason)));
         }
         if self.remaining() >= long {
             return Ok(());
         }
         let started = Instant::now();
-        self.send_command("ensure", LeaseCommand::Renew).await?;
+        self.send_command("ensure_remaining", LeaseCommand::Renew).await?;
         let left = self.remaining();
         if left >= long {
             return Ok(());
         }
         self.check()?;
         let late = format!("the renewal was slow: {left:?} of {long:?} are left");
-        Err(self.located("ensure", Error::timeout(started.elapsed()).caused_by(late)))
+        Err(self.located("ensure_remaining", Error::timeout(started.elapsed()).caused_by(late)))
     }
 
     /// Waits until the lease is lost, or may be lost. Returns at the end of the validity at the latest, whatever the
@@ -207,6 +213,12 @@ impl Lease {
 
     /// Releases the lease, as the operation of a recipe.
     pub(crate) async fn release_as(self, operation: &'static str) -> Result<()> {
+        let (context, bucket) = (Arc::clone(&self.info.context), self.info.bucket.clone());
+        context.observe(operation, bucket, Box::pin(self.release_unobserved(operation))).await
+    }
+
+    /// Releases the lease as a part of another operation.
+    pub(crate) async fn release_unobserved(self, operation: &'static str) -> Result<()> {
         let timeout = self.info.timeout;
         match tokio::time::timeout(timeout, self.send_command(operation, LeaseCommand::Release)).await {
             Ok(released) => released,
@@ -225,19 +237,27 @@ impl Lease {
         self.state.clone()
     }
 
-    /// Returns the fence of the lease, if its bucket has one.
     /// Returns how long a release may take.
     pub(crate) fn release_limit(&self) -> Duration {
         self.info.timeout
     }
 
+    /// Returns the fence of the lease, if its bucket has one.
     pub(crate) fn fence_record(&self) -> Option<&FenceRecord> {
         self.info.fence_record.as_ref()
     }
 
-    /// Replaces the value in the lease.
-    pub(crate) async fn set_value(&self, operation: &'static str, value: Option<Value>) -> Result<()> {
-        self.send_command(operation, |reply| LeaseCommand::SetValue(value, reply)).await
+    /// Replaces the value in the lease, as the operation of a recipe.
+    pub(crate) async fn set_value(&self, operation: &'static str, value: Result<Value>) -> Result<()> {
+        let set = async {
+            let value = value.map_err(|error| self.located(operation, error))?;
+            self.send_command(operation, |reply| LeaseCommand::SetValue(Some(value), reply)).await
+        };
+        self.observe(operation, set).await
+    }
+
+    async fn observe(&self, operation: &'static str, work: impl Future<Output = Result<()>> + Send) -> Result<()> {
+        self.info.context.observe(operation, &self.info.bucket, Box::pin(work)).await
     }
 
     /// Ends the lease by replacing its record with a value, if the record still belongs to this lease. The value stays

@@ -33,6 +33,7 @@ impl AcquireRequest {
             fence_record: fence_record.clone(),
             timing: self.timing,
             timeout: self.bucket.timeout(),
+            context: Arc::clone(self.bucket.context()),
         };
         self.record.term = Some(revision.get());
         let token = self.bucket.context().shutdown().lease_token();
@@ -60,6 +61,9 @@ impl AcquireRequest {
     }
 }
 
+/// The recipe of locks.
+const LOCK: &str = "lock";
+
 /// The keeper of a lease.
 struct LeaseKeeper {
     request: AcquireRequest,
@@ -83,10 +87,8 @@ struct LeaseKeeper {
 
 impl LeaseKeeper {
     async fn run(mut self, mut commands: CommandReceiver) {
-        self.report(&StoreEvent::LeaseAcquired {
-            recipe: self.request.key.recipe(),
-            bucket: self.request.bucket.name(),
-        });
+        let (recipe, bucket, name) = self.set_of_leases();
+        self.report(&StoreEvent::LeaseAcquired { recipe, bucket, name });
         let mut due = self.sent_at + self.request.timing.renewal_delay();
         let mut draining = pin!(Arc::clone(self.request.bucket.context().shutdown()).draining());
         let end = loop {
@@ -154,17 +156,26 @@ impl LeaseKeeper {
             }
         };
         self.state.send_replace(end);
+        let (recipe, bucket, name) = self.set_of_leases();
         self.report(&StoreEvent::LeaseEnded {
-            recipe: self.request.key.recipe(),
-            bucket: self.request.bucket.name(),
+            recipe,
+            bucket,
+            name,
             held: self.started.elapsed(),
             lost: matches!(end, LeaseState::Lost) && !self.request.bucket.context().shutdown().is_draining(),
         });
     }
 
+    /// Returns the recipe, the bucket and the name of the set of leases. The name of a lock is not included, because
+    /// there may be many locks.
+    fn set_of_leases(&self) -> (&str, &str, &str) {
+        let (recipe, bucket) = (self.request.key.recipe(), self.request.bucket.name());
+        (recipe, bucket, if recipe == LOCK { bucket } else { self.request.key.name() })
+    }
+
     fn report(&self, event: &StoreEvent<'_>) {
         // The ticket of a waiter is also a lease, but not a held one.
-        if self.request.handover.is_some() || self.request.key.recipe() != "lock" {
+        if self.request.handover.is_some() || self.request.key.recipe() != LOCK {
             self.request.bucket.context().instruments().event(event);
         }
     }

@@ -60,7 +60,7 @@ impl Locks {
             let bucket = self.inspected().await?;
             Ok(HeldLocks { entries: bucket.list(RecipeKey::of_part(RECIPE, LEASE)).await? })
         };
-        list.await.map_err(|error| self.located("all", None, error))
+        self.in_operation("all", None, list).await
     }
 
     /// Returns the waiters of a lock, in the order of their tickets.
@@ -110,7 +110,7 @@ impl Locks {
             tickets.retain(|ticket| !ticket_id(ticket.key().part()).is_some_and(|id| holder.starts_with(id)));
             Ok(tickets.iter().map(LockWaiter::from_entry).collect())
         };
-        list.await.map_err(|error| self.located("waiters", Some(name), error))
+        self.in_operation("waiters", Some(name), list).await
     }
 
     /// Watches all locks: the current holders, and then each change of a holder. Renewals are not reported, and a
@@ -152,7 +152,7 @@ impl Locks {
             let events = bucket.watch(RecipeKey::of_part::<LeaseRecord>(RECIPE, LEASE)).await?;
             Ok(LockEvents { events, held: HashMap::new() })
         };
-        watch.await.map_err(|error| self.located("watch", None, error))
+        self.in_operation("watch", None, watch).await
     }
 
     /// Takes a lock away from its holder, if the holder's term still has this [`fence`](LockHolder::fence). The lock is
@@ -191,7 +191,7 @@ impl Locks {
             let ttl = self.options.timing.resolve()?.ttl;
             remove_lease(&bucket, &RecipeKey::new(RECIPE, name, LEASE), fence, ttl).await
         };
-        remove.await.map_err(|error| self.located("break_lock", Some(name), error))
+        self.in_operation("break_lock", Some(name), remove).await
     }
 
     async fn inspected(&self) -> Result<LeaseBucket> {
@@ -200,9 +200,24 @@ impl Locks {
         Ok(bucket)
     }
 
-    fn located(&self, operation: &'static str, name: Option<&str>, error: Error) -> Error {
-        self.bucket.forget_if_gone(&error);
-        error.with_context(operation, self.bucket.name(), name)
+    /// Observes an operation, and adds its location to the error.
+    pub(super) async fn in_operation<R>(
+        &self,
+        operation: &'static str,
+        name: Option<&str>,
+        work: impl Future<Output = Result<R>> + Send,
+    ) -> Result<R> {
+        let located = async {
+            let admitted = async {
+                self.bucket.context().admit()?;
+                work.await
+            };
+            admitted.await.map_err(|error: Error| {
+                self.bucket.forget_if_gone(&error);
+                error.with_context(operation, self.bucket.name(), name)
+            })
+        };
+        self.bucket.context().observe(operation, self.bucket.name(), Box::pin(located)).await
     }
 }
 

@@ -120,8 +120,13 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped, the read is cancelled.
     pub async fn lock_holder(&self, key: &T::Key) -> Result<Option<LockHolder>> {
-        let key = RecipeKey::new(RECIPE, key.encode()?.as_str(), LEASE);
-        holder(&self.as_model(), &key).await
+        let read = async {
+            self.raw("lock_holder")?;
+            let key = key.encode().map_err(|error| self.bad_key("lock_holder", error))?;
+            let found = holder(&self.as_model(), &RecipeKey::new(RECIPE, key.as_str(), LEASE)).await;
+            found.map_err(|error| error.with_context("lock_holder", self.name(), Some(key.as_str())))
+        };
+        self.observe("lock_holder", Box::pin(read)).await
     }
 }
 
@@ -229,10 +234,7 @@ impl Locks {
             let bucket = self.bucket.for_leases(self.options.timing.resolve()?.ttl).await?;
             holder(&bucket, &RecipeKey::new(RECIPE, name, LEASE)).await
         };
-        read.await.map_err(|error| {
-            self.bucket.forget_if_gone(&error);
-            error.with_context("holder", self.bucket.name(), None)
-        })
+        self.in_operation("holder", None, read).await
     }
 
     async fn open(&self) -> Result<()> {

@@ -183,7 +183,7 @@ where
             }
             Err(error) => {
                 // If the release fails, the key is free after the TTL.
-                let _ = lease.release().await;
+                let _ = lease.release_unobserved("release").await;
                 Err(OnceError::Closure(error))
             }
         }
@@ -213,7 +213,7 @@ where
     fn into_future(self) -> Self::IntoFuture {
         let bucket = &self.once.context.bucket;
         let run = async move { self.result().await.map(|result| result.value) };
-        bucket.context().observe("once", bucket.name(), Box::pin(run))
+        bucket.context().observe("run", bucket.name(), Box::pin(run))
     }
 }
 
@@ -229,7 +229,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let bucket = &self.run.once.context.bucket;
-        bucket.context().observe("once", bucket.name(), Box::pin(self.run.result()))
+        bucket.context().observe("run", bucket.name(), Box::pin(self.run.result()))
     }
 }
 

@@ -48,7 +48,7 @@ impl RateLimiter {
             let (limiter, timeout) = self.inner(self.timeout).await?;
             limiter.peek(&key, 1, timeout).await
         };
-        peek.await.map_err(|error| error.with_context("peek", self.bucket.name(), Some(&key.to_string())))
+        self.in_operation("peek", &key, peek).await
     }
 
     /// Forgets the events of a key, so that its full burst is available. Returns whether the key had counted events.
@@ -66,7 +66,7 @@ impl RateLimiter {
             let (limiter, timeout) = self.inner(self.timeout).await?;
             limiter.reset(&key, timeout).await
         };
-        reset.await.map_err(|error| error.with_context("reset", self.bucket.name(), Some(&key.to_string())))
+        self.in_operation("reset", &key, reset).await
     }
 }
 

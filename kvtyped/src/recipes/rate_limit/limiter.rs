@@ -225,15 +225,25 @@ impl RateLimiter {
             let (limiter, timeout) = self.inner(self.timeout).await?;
             limiter.check(&key, events, self.max_attempts, timeout).await
         };
-        let located = async {
-            check.await.map_err(|error: Error| error.with_context("check", self.bucket.name(), Some(&key.to_string())))
-        };
-        let context = self.bucket.context();
-        let decision = context.observe("check", self.bucket.name(), Box::pin(located)).await?;
+        let decision = self.in_operation("check", &key, check).await?;
         if !decision.is_allowed() {
-            context.instruments().event(&StoreEvent::RateDenied { bucket: self.bucket.name() });
+            let denied = StoreEvent::RateDenied { bucket: self.bucket.name(), limiter: &self.name };
+            self.bucket.context().instruments().event(&denied);
         }
         Ok(decision)
+    }
+
+    /// Observes an operation on a key, and adds its location to the error.
+    pub(crate) async fn in_operation<R>(
+        &self,
+        operation: &'static str,
+        key: &RecipeKey,
+        work: impl Future<Output = Result<R>> + Send,
+    ) -> Result<R> {
+        let located = async {
+            work.await.map_err(|error| error.with_context(operation, self.bucket.name(), Some(&key.to_string())))
+        };
+        self.bucket.context().observe(operation, self.bucket.name(), Box::pin(located)).await
     }
 
     /// Waits until an event is allowed, and counts it.

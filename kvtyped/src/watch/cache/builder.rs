@@ -4,6 +4,7 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::time::timeout_at;
 
@@ -15,9 +16,10 @@ use crate::bucket::ReadBucket;
 use crate::bucket::clock::BucketClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Filter, KvModel, RawRecord};
+use crate::observe::StoreEvent;
 use crate::watch::health::OpenCaches;
 use crate::watch::start::start_watch;
-use crate::watch::update::UpdateStream;
+use crate::watch::update::{UpdateStream, WatchUpdate};
 
 impl<T: KvModel> ReadBucket<T> {
     /// Creates a local copy of the records that match a filter. The call returns once the copy is complete. From then
@@ -86,11 +88,29 @@ impl<T: KvModel> OpenCache<'_, T> {
     async fn run(self) -> Result<Cache<T>> {
         let Self { bucket, filter, timeout } = self;
         let idle = timeout.unwrap_or_else(|| bucket.timeout());
-        let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle)).await?;
-        let cache = fill(updates, bucket.name(), Arc::clone(bucket.clock()), idle).await?;
-        cache.register(&bucket.shared::<OpenCaches>());
+        let updates = start_watch(bucket, &filter, StartFrom::Newest, false, Some(idle), "cache").await?;
+        let cache = fill(report_stale(updates, bucket), bucket.name(), Arc::clone(bucket.clock()), idle).await?;
+        let caches = bucket.shared::<OpenCaches>();
+        cache.register(&caches);
+        if bucket.context().instruments().has_observer() {
+            caches.report(bucket.context(), bucket.name());
+        }
         Ok(cache)
     }
+}
+
+/// Reports each loss of the watch to the observer of the store, if there is one.
+fn report_stale<T: KvModel>(updates: UpdateStream, bucket: &ReadBucket<T>) -> UpdateStream {
+    let (context, bucket) = (Arc::clone(bucket.context()), bucket.name().to_owned());
+    if !context.instruments().has_observer() {
+        return updates;
+    }
+    let report = move |update: &Result<WatchUpdate>| {
+        if matches!(update, Ok(WatchUpdate::Interrupted(_))) {
+            context.instruments().event(&StoreEvent::CacheStale { bucket: &bucket });
+        }
+    };
+    updates.inspect(report).boxed()
 }
 
 /// Fills a cache until it is ready, unless nothing new arrives for as long as `idle`.
@@ -141,14 +161,13 @@ mod tests {
     use std::time::SystemTime;
 
     use bytes::Bytes;
-    use futures::{StreamExt, stream};
+    use futures::stream;
     use serde::{Deserialize, Serialize};
 
     use super::*;
     use crate::backend::{Operation, RawEntry, RecordHeaders};
     use crate::key::Key;
     use crate::revision::Revision;
-    use crate::watch::update::WatchUpdate;
 
     const SECOND: Duration = Duration::from_secs(1);
 

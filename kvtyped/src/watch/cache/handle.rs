@@ -19,7 +19,7 @@ use crate::bucket::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::revision::Revision;
-use crate::watch::health::{CacheAge, OpenCaches};
+use crate::watch::health::{CacheInfo, OpenCaches};
 
 /// A local copy of some records; see [`ReadBucket::cache`](crate::ReadBucket::cache). Clones are cheap and share the
 /// cache.
@@ -38,9 +38,13 @@ impl<T: KvModel> Drop for CacheInner<T> {
     }
 }
 
-impl<T: KvModel> CacheAge for CacheInner<T> {
+impl<T: KvModel> CacheInfo for CacheInner<T> {
     fn last_seen(&self) -> Instant {
         self.shared.progress.borrow().last_seen
+    }
+
+    fn entries(&self) -> usize {
+        self.shared.contents.load().records.len()
     }
 }
 
@@ -52,7 +56,7 @@ impl<T: KvModel> Cache<T> {
 
     /// Adds the cache to the open caches of its bucket.
     pub(super) fn register(&self, caches: &OpenCaches) {
-        let cache: Arc<dyn CacheAge> = Arc::clone(&self.inner) as _;
+        let cache: Arc<dyn CacheInfo> = Arc::clone(&self.inner) as _;
         caches.add(Arc::downgrade(&cache));
     }
 

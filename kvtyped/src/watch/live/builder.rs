@@ -21,8 +21,8 @@ impl<T: KvModel> ReadBucket<T> {
     /// A record is invalid if it does not decode or if [`validate`](OpenLive::validate) rejects it. After an invalid
     /// record the last valid value stays, and [`Live::last_error`] returns the reason. The last valid value also stays
     /// when the record is removed, unless there is a default. A task updates the value and ends with the last handle.
-    /// Each invalid record is logged once at `warn`, with the reason. [`Live::errors`] returns a receiver of these
-    /// errors.
+    /// Each invalid record is logged once at `warn`, without the reason, because the reason may quote the value.
+    /// [`Live::errors`] returns a receiver of the errors, with their reasons.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -163,8 +163,8 @@ impl<'a, T: KvModel> OpenLive<'a, T> {
         let Self { bucket, key, rules, timeout } = self;
         key.encode()?;
         let timeout = timeout.unwrap_or_else(|| bucket.timeout());
-        let events = bucket.watch(Filter::key(key)).timeout(timeout).await?;
-        let mut updater = LiveUpdater::new(events, key.to_string(), rules, derive);
+        let events = bucket.watch(Filter::key(key)).timeout(timeout).run_as("live").await?;
+        let mut updater = LiveUpdater::new(events, Arc::clone(bucket.context()), key.to_string(), rules, derive);
         let mut deadline = Deadline::after(timeout);
         let (value, revision) = loop {
             if !updater.is_ready {

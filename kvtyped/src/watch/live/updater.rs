@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::context::StoreContext;
 use crate::error::{Error, ErrorKind, Result, key_hash};
 use crate::model::KvModel;
+use crate::observe::StoreEvent;
 use crate::revision::Revision;
 use crate::watch::event::{Event, Events};
 use crate::watch::update::runtime_ended;
@@ -50,6 +52,7 @@ impl<U> LiveState<U> {
 /// Turns events into values.
 pub(crate) struct LiveUpdater<T: KvModel, U> {
     events: Events<T>,
+    context: Arc<StoreContext>,
     key: String,
     rules: Rules<T>,
     derive: DeriveFn<T, U>,
@@ -88,9 +91,16 @@ pub(crate) enum LiveUpdate<U> {
 }
 
 impl<T: KvModel, U> LiveUpdater<T, U> {
-    pub(crate) fn new(events: Events<T>, key: String, rules: Rules<T>, derive: DeriveFn<T, U>) -> Self {
+    pub(crate) fn new(
+        events: Events<T>,
+        context: Arc<StoreContext>,
+        key: String,
+        rules: Rules<T>,
+        derive: DeriveFn<T, U>,
+    ) -> Self {
         Self {
             events,
+            context,
             key,
             rules,
             derive,
@@ -175,7 +185,7 @@ impl<T: KvModel, U> LiveUpdater<T, U> {
             }
         };
         let error = self.located(error);
-        self.log(&error);
+        self.report(&error);
         (self.refusal, self.failure) = (Some(error), None);
         Some(result)
     }
@@ -185,13 +195,21 @@ impl<T: KvModel, U> LiveUpdater<T, U> {
         Arc::new(if T::SENSITIVE_KEY { error.hide_key() } else { error })
     }
 
-    /// Logs each invalid revision once.
-    fn log(&mut self, error: &Error) {
+    /// Reports each invalid revision once. The log does not contain the reason, which may quote the value.
+    fn report(&mut self, error: &Error) {
         let Some(revision) = error.revision().filter(|revision| *revision != self.logged) else { return };
         self.logged = revision;
         let bucket = self.events.bucket();
         let key = if T::SENSITIVE_KEY { key_hash(&self.key) } else { self.key.clone() };
-        tracing::warn!(bucket, key, revision = revision.get(), %error, "a live value skips an invalid record; the last valid one stays");
+        let kind = error.kind().name();
+        tracing::warn!(
+            bucket,
+            key,
+            revision = revision.get(),
+            kind,
+            "a live value skips an invalid record; the last valid one stays"
+        );
+        self.context.instruments().event(&StoreEvent::LiveRejected { bucket, revision, error });
     }
 
     fn apply(&mut self, value: U, revision: Revision) -> LiveUpdate<U> {

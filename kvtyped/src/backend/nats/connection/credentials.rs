@@ -1,5 +1,6 @@
 //! Authentication, without ever showing a secret.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use async_nats::ConnectOptions;
@@ -9,16 +10,51 @@ use super::secret_file::SecretFile;
 use crate::error::Error;
 use crate::error::Result;
 
+/// A secret text, whose `Debug` shows nothing. A text converts into it, and with the feature `secrecy-0_10` a
+/// `SecretString` does too.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&String> for Secret {
+    fn from(text: &String) -> Self {
+        Self(text.clone())
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<Cow<'_, str>> for Secret {
+    fn from(text: Cow<'_, str>) -> Self {
+        Self(text.into_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// The credentials of a connection. Their `Debug` shows the kind, and the path of a file.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    UserAndPassword(String, String),
-    Token(String),
+    UserAndPassword(String, Secret),
+    Token(Secret),
     /// The seed of an nkey.
-    Nkey(String),
+    Nkey(Secret),
     NkeyFile(SecretFile),
     /// A JSON Web Token and a seed, in the format of a credentials file.
-    Jwt(String),
+    Jwt(Secret),
     JwtFile(SecretFile),
 }
 
@@ -30,8 +66,8 @@ impl Credentials {
     /// here.
     pub(crate) async fn apply(self, client: Option<ConnectOptions>) -> Result<ConnectOptions> {
         match self {
-            Self::UserAndPassword(user, password) => Ok(client.unwrap_or_default().user_and_password(user, password)),
-            Self::Token(token) => Ok(client.unwrap_or_default().token(token)),
+            Self::UserAndPassword(user, password) => Ok(client.unwrap_or_default().user_and_password(user, password.0)),
+            Self::Token(token) => Ok(client.unwrap_or_default().token(token.0)),
             #[cfg(feature = "nkeys")]
             signed => signed::apply(signed, client).await,
             #[cfg(not(feature = "nkeys"))]
@@ -108,14 +144,14 @@ mod signed {
 
     fn identify(credentials: &Credentials) -> Result<Identity> {
         match credentials {
-            Credentials::Nkey(seed) => from_seed(None, seed, "the nkey"),
+            Credentials::Nkey(seed) => from_seed(None, &seed.0, "the nkey"),
             Credentials::NkeyFile(file) => {
                 let text = file.read_secret("the file of an nkey")?;
                 let text = String::from_utf8_lossy(&text);
                 let seed = section(&text, "NKEY SEED").unwrap_or(&text);
                 from_seed(None, seed, &file.to_string())
             }
-            Credentials::Jwt(text) => from_credentials_file(text, "the credentials"),
+            Credentials::Jwt(text) => from_credentials_file(&text.0, "the credentials"),
             Credentials::JwtFile(file) => {
                 let text = file.read_secret("the credentials file")?;
                 from_credentials_file(&String::from_utf8_lossy(&text), &file.to_string())

@@ -90,6 +90,9 @@ impl ConnectionMonitor {
 
 fn describe(client: &Client, target: Option<&(String, u16)>) -> ServerInfo {
     let info = client.server_info();
-    let (host, port) = target.cloned().unwrap_or((info.host, info.port));
-    ServerInfo { name: info.server_name, version: info.version, host, port, cluster: info.cluster }
+    let (host, port) = target.cloned().unwrap_or((info.host.clone(), info.port));
+    // A server that listens on all addresses announces none.
+    let is_address = !matches!(&*info.host, "" | "0.0.0.0" | "::");
+    let address = if is_address { info.host } else { host.clone() };
+    ServerInfo { name: info.server_name, version: info.version, host, port, address, cluster: info.cluster }
 }

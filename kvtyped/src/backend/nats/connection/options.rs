@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Secret};
 use super::secret_file::SecretFile;
 use super::tls::Tls;
 use crate::error::{Error, Result};
@@ -106,19 +106,19 @@ impl NatsOptions {
 
     /// Authenticates with a user and a password.
     #[must_use]
-    pub fn user_and_password(self, user: impl Into<String>, password: impl Into<String>) -> Self {
+    pub fn user_and_password(self, user: impl Into<String>, password: impl Into<Secret>) -> Self {
         self.authenticate(Credentials::UserAndPassword(user.into(), password.into()))
     }
 
     /// Authenticates with a token.
     #[must_use]
-    pub fn token(self, token: impl Into<String>) -> Self {
+    pub fn token(self, token: impl Into<Secret>) -> Self {
         self.authenticate(Credentials::Token(token.into()))
     }
 
     /// Authenticates with the seed of an nkey (`SU..`). Requires the feature `nkeys`.
     #[must_use]
-    pub fn nkey(self, seed: impl Into<String>) -> Self {
+    pub fn nkey(self, seed: impl Into<Secret>) -> Self {
         self.authenticate(Credentials::Nkey(seed.into()))
     }
 
@@ -132,7 +132,7 @@ impl NatsOptions {
     /// Authenticates with the text of a credentials file: a JSON Web Token and the seed of its key. Requires the
     /// feature `nkeys`.
     #[must_use]
-    pub fn credentials(self, text: impl Into<String>) -> Self {
+    pub fn credentials(self, text: impl Into<Secret>) -> Self {
         self.authenticate(Credentials::Jwt(text.into()))
     }
 

@@ -58,9 +58,9 @@ impl ServerUrl {
                 }
                 let url_user = match url_user.split_once(':') {
                     Some((user, password)) => {
-                        Credentials::UserAndPassword(percent_decode(user)?, percent_decode(password)?)
+                        Credentials::UserAndPassword(percent_decode(user)?, percent_decode(password)?.into())
                     }
-                    None => Credentials::Token(percent_decode(url_user)?),
+                    None => Credentials::Token(percent_decode(url_user)?.into()),
                 };
                 if user.as_ref().is_some_and(|other| *other != url_user) {
                     return Err(invalid_url("its servers have different users: name one user"));

@@ -20,6 +20,7 @@ use crate::backend::nats::connection::options::DEFAULT_PREFIX;
 use crate::backend::nats::connection::reply::{AwaitReply, Reply, first_reply};
 use crate::backend::{Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::note_retry;
 
 /// The time limit for a reply before a request that is safe to repeat is sent again.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -150,6 +151,7 @@ impl Api {
                     // The wait for the reply replaces the pause.
                     if was_silent && !deadline.is_expired() {
                         tracing::debug!(verb, %error, "retrying the request");
+                        note_retry(&error);
                         continue;
                     }
                     error
@@ -157,6 +159,7 @@ impl Api {
                 reply => return Err(reply.into_error(deadline)),
             };
             tracing::debug!(verb, %error, "retrying the request");
+            note_retry(&error);
             if !backoff.pause(deadline).await {
                 return Err(error);
             }

@@ -36,7 +36,7 @@ fn normalize_source(source: &Source) -> Source {
 }
 
 /// Returns the domain of an API prefix `$JS.<domain>.API`, or `None` for any other prefix.
-fn domain_of(api: &str) -> Option<&str> {
+pub(crate) fn domain_of(api: &str) -> Option<&str> {
     let domain = api.strip_prefix("$JS.")?.strip_suffix(".API")?;
     (!domain.is_empty() && !domain.contains('.')).then_some(domain)
 }

@@ -15,6 +15,7 @@ use crate::backend::nats::jetstream::message::StoredMessage;
 use crate::backend::{Backoff, Deadline, RawEntry, Read, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::observe::note_retry;
 use crate::revision::Revision;
 
 /// How long a user who may not ask the leader waits for the other servers to catch up.
@@ -158,6 +159,7 @@ async fn direct_get(
                 let has_no_responders = matches!(reply, Reply::NoResponders);
                 let error = reply.into_error(deadline);
                 tracing::debug!(verb, %error, "retrying the read");
+                note_retry(&error);
                 // The bucket is gone, or it no longer allows direct gets, or it has no leader at the moment.
                 if has_no_responders && let Some(info) = context.probe_stream(deadline).boxed().await {
                     let info = info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;

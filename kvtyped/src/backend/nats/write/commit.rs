@@ -31,6 +31,7 @@ use super::request::{WriteRequest, may_resend};
 use crate::backend::nats::context::StreamContext;
 use crate::backend::{Backoff, Batch, Deadline, Precondition, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::note_resend;
 use crate::revision::Revision;
 
 /// How long to wait for an acknowledgement before it counts as lost. A server with file storage processes one batch
@@ -152,6 +153,7 @@ impl<'a> Commit<'a> {
             if !time_is_left {
                 return Err(attempts.evidence.outcome_of(error));
             }
+            note_resend(&error);
         }
     }
 

@@ -35,6 +35,7 @@ use crate::backend::nats::jetstream::stream_info;
 use crate::backend::{Backoff, Deadline, OperationId};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
+use crate::observe::note_resend;
 
 /// The time limit for an acknowledgement before it counts as lost.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -114,6 +115,7 @@ impl Increment<'_> {
             if !backoff.pause(self.deadline).await {
                 return Err(error);
             }
+            note_resend(&error);
         }
     }
 

@@ -60,6 +60,7 @@ use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::message::StoredMessage;
 use crate::backend::{Backoff, Deadline, Precondition, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::note_resend;
 use crate::revision::Revision;
 
 /// How long to wait for an acknowledgement before it counts as lost.
@@ -139,6 +140,7 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
                     && in_progress >= MAX_INCONCLUSIVE
                     && context.deduplicates_rejected_ids(deadline).await
                 {
+                    note_resend(&Error::unavailable("another attempt of the write is in flight"));
                     request.rotate_msg_id();
                     (sent, in_progress) = (0, 0);
                     continue;
@@ -151,6 +153,7 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
         if !time_is_left {
             return Err(if inconclusive > 0 { error.unknown_outcome() } else { error });
         }
+        note_resend(&error);
     }
 }
 

@@ -37,6 +37,7 @@ use tokio::time::Instant;
 use crate::backend::nats::connection::reply::{AwaitReply, Reply, first_reply};
 use crate::backend::{Backoff, Deadline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::note_lost_acknowledgement;
 
 /// How long to wait for a late reply once a look-up cannot decide the outcome.
 pub(crate) const FINAL_GRACE: Duration = Duration::from_millis(500);
@@ -235,6 +236,7 @@ pub(crate) async fn recover<R: Recoverable>(
                 is_undecidable = true;
                 until = until.min(Instant::now() + FINAL_GRACE);
                 if may_resend {
+                    note_lost_acknowledgement();
                     attempts.push(operation.resend().await.map_err(Error::unknown_outcome)?);
                 }
             }
@@ -242,6 +244,7 @@ pub(crate) async fn recover<R: Recoverable>(
             Ok(Lookup::NotStored { .. }) if attempts.evidence.rejection.is_some() => break,
             Ok(Lookup::NotStored { may_resend: true }) => {
                 tracing::debug!(stream = operation.stream(), resends, "an operation is sent again with the same id");
+                note_lost_acknowledgement();
                 attempts.push(operation.resend().await.map_err(Error::unknown_outcome)?);
                 pause = operation.resend_pause(resends).unwrap_or(pause);
                 resends += 1;
