@@ -30,7 +30,7 @@ pub(crate) async fn store_of(records: u64) -> Duration {
     let store = open().await.unwrap();
     let sessions: Bucket<Session> = store.bucket().await.unwrap();
     for first in (0..records).step_by(4_096) {
-        let some: Vec<_> = (first..records.min(first + 4_096)).map(|id| Session::new(id)).collect();
+        let some: Vec<_> = (first..records.min(first + 4_096)).map(Session::new).collect();
         sessions.put_many(&some).await.unwrap();
     }
     let changed: Vec<_> = (0..records / 10).map(|id| Session { visits: 1, ..Session::new(id * 7 % records) }).collect();
