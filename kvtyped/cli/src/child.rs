@@ -97,7 +97,7 @@ impl RunOptions {
         let lost = || Failure::conflict(format!("{what} was lost while the command ran")).with_code(LOST);
         match (ended, released) {
             (Ended::Lost, _) => Err(lost()),
-            (_, Err(error)) if matches!(error.kind(), ErrorKind::Lost { .. }) => Err(lost()),
+            (_, Err(error)) if matches!(error.kind(), ErrorKind::Lost) => Err(lost()),
             (Ended::Exited(status), released) => {
                 if let Err(error) = released {
                     app.out.warn(&format!(

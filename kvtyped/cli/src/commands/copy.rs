@@ -61,7 +61,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     if cursor.is_none() {
         confirm_overwrite(app, &target, &to.bucket).await?;
     }
-    if source.models.indexed().len() > 0 {
+    if !source.models.indexed().is_empty() {
         app.out.warn("index entries are not copied; build the indexes of the copy with a program of the model");
     }
     // Before the copy, so that no change is missed.

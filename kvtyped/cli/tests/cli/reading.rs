@@ -22,7 +22,7 @@ on_each_store! {
     }
 
     fn values_are_json_whatever_their_codec(world: &World) {
-        let settings = card("a", "mp.{id}", "msgpack", 1).replace('}', "}");
+        let settings = card("a", "mp.{id}", "msgpack", 1);
         world.fill(&settings, &[
             r#""key":"mp.1","codec":"msgpack","value":{"user":"ada","raw":{"$bin":"AP8="},"big":18446744073709551615}"#,
             r#""key":"guessed","codec":"msgpack","value":{"z":1,"a":2}"#,
