@@ -37,7 +37,8 @@ fn ask(current: &OsStr, wants_keys: bool) -> Vec<CompletionCandidate> {
     let words: Vec<String> = std::env::args().skip_while(|word| word != "--").skip(1).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (Ok(runtime), Some(current)) = (runtime, current.to_str()) else { return Vec::new() };
-    let found = runtime.block_on(tokio::time::timeout(TIMEOUT, candidates(&words, current, wants_keys)));
+    let found =
+        runtime.block_on(async { tokio::time::timeout(TIMEOUT, candidates(&words, current, wants_keys)).await });
     runtime.shutdown_background();
     let found = found.ok().and_then(Result::ok).unwrap_or_default();
     found.into_iter().filter(|name| name.starts_with(current)).map(CompletionCandidate::new).collect()

@@ -15,7 +15,8 @@ fn fixed(value: &mut Value, bucket: &str) {
                 match name.as_str() {
                     "created" | "renewed" | "stored_at" | "at" => *value = Value::from("<time>"),
                     "by" => *value = Value::from("<user>"),
-                    "expires_in_ms" | "expires_at_ms" | "whole_in_ms" => *value = Value::from("<number>"),
+                    // The name of the bucket, whose length varies, counts as bytes.
+                    "expires_in_ms" | "expires_at_ms" | "whole_in_ms" | "bytes" => *value = Value::from("<number>"),
                     _ => fixed(value, bucket),
                 }
             }
@@ -23,6 +24,9 @@ fn fixed(value: &mut Value, bucket: &str) {
         Value::Array(items) => items.iter_mut().for_each(|item| fixed(item, bucket)),
         Value::String(text) => {
             *text = text.replace(bucket, "$B");
+            if let Some((entries, _)) = text.split_once(" entries, ") {
+                *text = format!("{entries} entries, <size>");
+            }
             // The time of a round trip.
             if let Some((before, _)) = text.split_once(" answered in ") {
                 *text = format!("{before} answered in <time>");

@@ -1,6 +1,6 @@
 //! The tool as its users run it: through pipes and through a pseudo-terminal, on memory, a file and a server.
-#![allow(clippy::disallowed_methods, reason = "the processes of a test follow the real clock")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
+#![allow(clippy::disallowed_methods, reason = "the tests wait for processes, outside of a runtime and its clock")]
 
 mod contract;
 mod doctor;
