@@ -17,6 +17,8 @@ use kvtyped::prelude::*;
 mod versions;
 #[path = "derive_fields.rs"]
 pub mod fields;
+#[path = "derive_indexes.rs"]
+pub mod indexes;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(key = "{tenant}.{id}")]

@@ -32,7 +32,7 @@ impl InEpoch {
     }
 
     fn in_epoch(&self, write: Write) -> Write {
-        write.in_epoch(self.0.config().write_epoch)
+        if write.is_index_entry() { write } else { write.in_epoch(self.0.config().write_epoch) }
     }
 }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Backend for InEpochs<B> {
 }
 
 impl RawBucket for InEpoch {
-    forward! { 0: config identity status purge_through read read_many scan watch }
+    forward! { 0: config identity status purge_through read read_many list_keys count_keys scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         self.0.write(self.in_epoch(write), deadline)

@@ -88,21 +88,23 @@ macro_rules! verb {
     ($field:tt purge_through) => {
         fn purge_through<'a>(
             &'a self,
+            space: kvtyped::backend::KeySpace,
             key: &'a kvtyped::Key,
             through: kvtyped::Revision,
             deadline: kvtyped::backend::Deadline,
         ) -> futures::future::BoxFuture<'a, kvtyped::Result<u64>> {
-            self.$field.purge_through(key, through, deadline)
+            self.$field.purge_through(space, key, through, deadline)
         }
     };
     ($field:tt read) => {
         fn read<'a>(
             &'a self,
+            space: kvtyped::backend::KeySpace,
             key: &'a kvtyped::Key,
             at: kvtyped::backend::ReadAt,
             deadline: kvtyped::backend::Deadline,
         ) -> futures::future::BoxFuture<'a, kvtyped::Result<Option<kvtyped::backend::RawEntry>>> {
-            self.$field.read(key, at, deadline)
+            self.$field.read(space, key, at, deadline)
         }
     };
     ($field:tt read_many) => {
@@ -113,6 +115,24 @@ macro_rules! verb {
             deadline: kvtyped::backend::Deadline,
         ) -> futures::future::BoxFuture<'a, kvtyped::Result<Vec<Option<kvtyped::backend::RawEntry>>>> {
             self.$field.read_many(keys, read, deadline)
+        }
+    };
+    ($field:tt list_keys) => {
+        fn list_keys(
+            &self,
+            list: kvtyped::backend::ListKeysRequest,
+        ) -> futures::stream::BoxStream<'static, kvtyped::Result<Vec<kvtyped::Key>>> {
+            self.$field.list_keys(list)
+        }
+    };
+    ($field:tt count_keys) => {
+        fn count_keys<'a>(
+            &'a self,
+            space: kvtyped::backend::KeySpace,
+            pattern: &'a kvtyped::key::Pattern,
+            deadline: kvtyped::backend::Deadline,
+        ) -> futures::future::BoxFuture<'a, kvtyped::Result<u64>> {
+            self.$field.count_keys(space, pattern, deadline)
         }
     };
     ($field:tt scan) => {

@@ -21,7 +21,7 @@ const RANKS: &[&[&str]] = &[
     &["backend/state"],
     &["backend/local"],
     &["backend/memory", "backend/file", "backend/nats", "conformance", "bucket"],
-    &["watch", "txn"],
+    &["watch", "txn", "index"],
     &["store"],
     &["connect", "recipes"],
     &["maintenance"],

@@ -12,7 +12,9 @@ use futures::{StreamExt, TryStreamExt};
 use harness::Server;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-use kvtyped::backend::{Backend, Deadline, Precondition, RawBucket, RawEntry, ReadAt, ScanRequest, Write, WriteKind};
+use kvtyped::backend::{
+    Backend, Deadline, KeySpace, Precondition, RawBucket, RawEntry, ReadAt, ScanRequest, Write, WriteKind,
+};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Pattern;
 use kvtyped::{Error, ErrorKind, Key, Outcome, Read, Revision, Storage, Ttl};
@@ -284,6 +286,7 @@ impl Twins {
                 write.ttl = (*ttl && has(Feature::RecordTtl))
                     .then(|| Ttl::new(Duration::from_secs(3600)).expect("a legal TTL"));
                 write.precondition = expecting.as_ref().map(|Expecting { on, revision }| Precondition {
+                    space: KeySpace::Records,
                     // A precondition on another key requires the same server version as per-record TTLs.
                     key: on.clone().filter(|_| has(Feature::RecordTtl)).unwrap_or_else(|| key.clone()),
                     revision: self.revision(revision),
@@ -301,8 +304,10 @@ impl Twins {
                     None => ReadAt::Newest(Read::Any),
                     Some(which) => ReadAt::Revision(self.revision(which)),
                 };
-                let in_memory = self.of_memory.read(key, at, deadline()).await.map(|found| found.map(timeless));
-                let on_server = self.of_server.read(key, at, deadline()).await.map(|found| found.map(timeless));
+                let in_memory =
+                    self.of_memory.read(KeySpace::Records, key, at, deadline()).await.map(|found| found.map(timeless));
+                let on_server =
+                    self.of_server.read(KeySpace::Records, key, at, deadline()).await.map(|found| found.map(timeless));
                 assert_eq!(reported(&in_memory), reported(&on_server), "a read of {key} at {at:?}: memory, server");
             }
             Step::Scan { patterns, history, headers_only } => {

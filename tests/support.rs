@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kvtyped::Event;
+use kvtyped::backend::Backend;
 use kvtyped::backend::memory::MemoryBackend;
+use kvtyped::backend::nats::{NatsBackend, NatsOptions};
 use kvtyped::bucket::OpenBucket;
 use kvtyped::codec::{Bytes, Text};
 use kvtyped::prelude::*;
@@ -94,6 +96,16 @@ impl World {
         match &self.place {
             Place::Memory(memory) => Store::from_backend(Arc::clone(memory) as _),
             Place::Url(url) => Self::at(url).await.store,
+        }
+    }
+
+    /// Returns a backend with the same buckets.
+    pub(crate) async fn backend(&self) -> Arc<dyn Backend> {
+        match &self.place {
+            Place::Memory(memory) => Arc::clone(memory) as _,
+            Place::Url(url) => {
+                Arc::new(NatsBackend::connect(url, NatsOptions::new()).await.expect("the server is there"))
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use harness::{Cluster, Mode, Proxy, Server, wait};
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
-use kvtyped::backend::{Backend, Batch, Deadline, RawBucket, Read, ReadAt, Write, WriteKind};
+use kvtyped::backend::{Backend, Batch, Deadline, KeySpace, RawBucket, Read, ReadAt, Write, WriteKind};
 use kvtyped::config::{BucketConfig, Republish, Source, WriteEpochs};
 use kvtyped::conformance::{self, BackendUnderTest};
 use kvtyped::{Error, ErrorKind, Key, Outcome, Revision};
@@ -63,7 +63,8 @@ fn moved(written: Result<Revision, Error>) -> (Option<u64>, Option<u64>) {
 
 async fn newest(bucket: &Arc<dyn RawBucket>, key: &str) -> Option<Revision> {
     let key = Key::new(key).expect("a legal key");
-    let entry = bucket.read(&key, ReadAt::Newest(Read::Leader), soon()).await.expect("the leader answers");
+    let entry =
+        bucket.read(KeySpace::Records, &key, ReadAt::Newest(Read::Leader), soon()).await.expect("the leader answers");
     entry.map(|entry| entry.revision)
 }
 
@@ -194,7 +195,7 @@ async fn mirror_writes_in_the_epoch_of_its_origin() {
         assert_eq!(newest(&mirror, "k").await, Some(first));
         let copied = async || {
             let key = Key::new("k").expect("a legal key");
-            mirror.read(&key, ReadAt::Newest(Read::Any), soon()).await.expect("the mirror answers")
+            mirror.read(KeySpace::Records, &key, ReadAt::Newest(Read::Any), soon()).await.expect("the mirror answers")
         };
         wait::until("the mirror has the record", SOON, copied).await;
         let plain = mirror.write(put("k", None), soon()).await;

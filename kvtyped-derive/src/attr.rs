@@ -7,9 +7,10 @@ use syn::parse::{Parse, ParseStream, Parser};
 use syn::{Attribute, Error, ExprPath, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, Token, Type};
 
 use crate::ctxt::Ctxt;
+use crate::index;
 use crate::names;
 
-const CONTAINER: [&str; 26] = [
+const CONTAINER: [&str; 28] = [
     "bucket",
     "key",
     "key_name",
@@ -35,9 +36,11 @@ const CONTAINER: [&str; 26] = [
     "unversioned",
     "newer",
     "validate",
+    "index",
+    "unique",
     "crate",
 ];
-const FIELD: [&str; 3] = ["key", "value", "version"];
+const FIELD: [&str; 5] = ["key", "value", "version", "index", "unique"];
 
 /// The attributes of a model.
 #[derive(Default)]
@@ -65,6 +68,7 @@ pub(crate) struct Container {
     pub(crate) unversioned: Option<LitInt>,
     pub(crate) newer: Option<LitStr>,
     pub(crate) validate: Option<ExprPath>,
+    pub(crate) indexes: Vec<index::Attribute>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -91,12 +95,13 @@ impl Versions {
     }
 }
 
-/// The attributes of a model's field: only their identifiers.
+/// The attributes of a model's field: only their identifiers, except for indexes.
 #[derive(Default)]
 pub(crate) struct Field {
     pub(crate) key: Option<Ident>,
     pub(crate) value: Option<Ident>,
     pub(crate) version: Option<Ident>,
+    pub(crate) indexes: Vec<index::Attribute>,
 }
 
 pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
@@ -141,6 +146,7 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
         }),
         "newer" => set_once(&mut found.newer, name, || value(input, name, "`\"keep\"` or `\"refuse\"`")),
         "validate" => set_once(&mut found.validate, name, || function(input, name)),
+        "index" | "unique" => index::Attribute::read(name, input, false).map(|index| found.indexes.push(index)),
         "crate" => set_once(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(
             name,
@@ -162,6 +168,7 @@ pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
         "key" => set_once(&mut found.key, name, || flag(input, name)),
         "value" => set_once(&mut found.value, name, || flag(input, name)),
         "version" => set_once(&mut found.version, name, || flag(input, name)),
+        "index" | "unique" => index::Attribute::read(name, input, true).map(|index| found.indexes.push(index)),
         other if CONTAINER.contains(&other) => {
             Err(Error::new_spanned(name, format!("`{other}` is a struct attribute; move it to the struct")))
         }

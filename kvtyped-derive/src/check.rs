@@ -4,6 +4,7 @@ use quote::ToTokens;
 use syn::{GenericParam, Generics, Type};
 
 use crate::ctxt::Ctxt;
+use crate::index;
 use crate::model::{Field, Model, Segment, ungrouped};
 use crate::serde_attr::struct_has_default;
 use crate::version;
@@ -20,6 +21,7 @@ pub(crate) fn check(model: &Model<'_>, ctxt: &mut Ctxt) {
     check_serde_reads_key_fields(model, ctxt);
     check_key_codec(model, ctxt);
     version::check(model, ctxt);
+    index::check(model, ctxt);
 }
 
 fn check_key_codec(model: &Model<'_>, ctxt: &mut Ctxt) {

@@ -30,6 +30,11 @@ impl Ctxt {
         result.map_err(|error| self.push(error)).ok()
     }
 
+    /// Returns the number of errors of the phase.
+    pub(crate) fn count(&self) -> usize {
+        self.errors.iter().map(|errors| errors.clone().into_iter().count()).sum()
+    }
+
     /// Ends a phase. Returns its errors, if there are any.
     pub(crate) fn end_of_phase(&mut self) -> Result<()> {
         self.errors.take().map_or(Ok(()), Err)

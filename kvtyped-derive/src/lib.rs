@@ -12,6 +12,7 @@ mod ctxt;
 mod expand;
 mod fallback;
 mod generics;
+mod index;
 mod kv_version;
 mod model;
 mod names;
@@ -90,6 +91,8 @@ use crate::ctxt::Ctxt;
 /// | `unversioned` | integer | Version of a record without one. | 1 | `unversioned = 2` |
 /// | `validate` | string | The path of a function that checks a record before each write; see [validation](#validation). | no check | `validate = "check_user"` |
 /// | `newer` | string | `"keep"` or `"refuse"`: the rule for records of a newer version. | `"refuse"` | `newer = "keep"` |
+/// | `index` | list | An index of several fields, see [below](#indexes). May occur several times. | none | `index(by_role = "{team}.{role}")` |
+/// | `unique` | list | A unique index of several fields. May occur several times. | none | `unique(by_slug = "{tenant}.{slug}")` |
 /// | `crate` | string | Path of `kvtyped`, if it is renamed or re-exported. | `"::kvtyped"` | `crate = "my_crate::kvtyped"` |
 ///
 /// An unset attribute does not change the setting of an existing bucket. An exception is `rollups`: a bucket that
@@ -109,6 +112,8 @@ use crate::ctxt::Ctxt;
 /// |---|---|---|---|---|
 /// | `key` | none | The field is one segment of the key. Marked fields keep their order. Excludes the attribute `key` of the struct. | not marked | `#[kv(key)]` |
 /// | `value` | none | Only this field is stored. At most one field has the mark, and all other fields are key fields. The struct itself requires neither `Serialize` nor `Deserialize`. | the whole struct is stored | `#[kv(value)]` |
+/// | `index` | none or list | The field is indexed, see [below](#indexes). | not indexed | `#[kv(index)]` |
+/// | `unique` | none or list | At most one record has each value of the field. | not unique | `#[kv(unique(with = lower))]` |
 /// | `version` | none | The field, a `u32`, holds the schema version of the record. Excludes `#[kv(value)]`. Requires a codec with named fields. | the version is a header | `#[kv(version)]` |
 ///
 /// # Template of the key
@@ -135,6 +140,43 @@ use crate::ctxt::Ctxt;
 /// | `"base64"` | orbit | no `=` in the template |
 /// | `"base64-nats-js"` | nats.js | no `=` in the template |
 /// | `"path"` | orbit | the template is one rest field: `key = "{path..}"` |
+///
+/// # Indexes
+///
+/// ```text
+/// #[derive(.., KvModel)]
+/// #[kv(bucket = "users", key = "{id}", index(by_role = "{team}.{role}"))]
+/// struct User {
+///     id: u64,
+///     #[kv(unique(with = lower))] email: String,
+///     #[kv(index)] team: Option<String>,             // a `None` has no entry
+///     #[kv(index)] tags: Vec<String>,                // an entry for each tag
+///     role: Role,                                    // a `KeySegment`
+///     #[kv(index(by = "day"))] joined: SystemTime,
+/// }
+///
+/// fn lower(text: &str) -> String { text.to_lowercase() }
+/// ```
+///
+/// Each index generates a function that creates a lookup: `User::by_email("ada@example.com")`, `User::by_team("core")`,
+/// `User::by_role("core").role(Role::Admin)`, `User::by_joined(first..last)`. The function of a field is called `by_`
+/// and the name of the index. An index of several fields has the name of its function. A type for the lookups of such
+/// an index is generated too: `UserByRole`. The functions of a unique index of several fields, and of a hashed one, take
+/// all values.
+///
+/// The type of a field is a `KeySegment`, or an `Option`, `Vec`, `BTreeSet` or `HashSet` of one. An index of several
+/// fields has at most 8 of them, and at most one list.
+///
+/// | option | type | meaning | default | example |
+/// |---|---|---|---|---|
+/// | `name` | string | Name of the index of a field. The records of an existing bucket are indexed by this name. | name of the field | `index(name = "mail")` |
+/// | `by` | string or integer | The index is searched by range. It stores a `SystemTime` (in UTC) up to the `"year"`, `"month"`, `"day"` or `"hour"`, and an integer without the digits below this power of ten. Only `index`. | searched by equality | `index(by = "day")`, `index(by = 100)` |
+/// | `with` | path | A function from a reference to the field to the indexed value. Lookups call it too. Excludes `by`. | the field | `unique(with = lower)` |
+/// | `hash` | flag | Entries contain a hash of the value, for long values. Excludes `by`. | not set | `index(hash)` |
+/// | `eventual` | flag | A write of a record writes no entries. Only the follower does. Only `index`. | not set | `index(eventual)` |
+///
+/// If `with` names a function that changes, give the index another name, because its entries remain as they are. A
+/// model with `#[kv(value)]` has no indexes.
 ///
 /// # Validation
 ///

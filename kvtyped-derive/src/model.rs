@@ -7,6 +7,7 @@ use syn::{Data, DeriveInput, ExprPath, Fields, Ident, LitStr, Path, Type, Visibi
 
 use crate::attr::{self, Container};
 use crate::ctxt::Ctxt;
+use crate::index::{self, Index};
 use crate::names;
 use crate::serde_attr::SerdeField;
 use crate::settings::Settings;
@@ -92,6 +93,7 @@ pub(crate) struct Model<'a> {
     /// Whether errors hide the key.
     pub(crate) sensitive_key: bool,
     pub(crate) fields: Vec<Field<'a>>,
+    pub(crate) indexes: Vec<Index>,
     /// Whether the model has no errors. The code for an invalid model has fewer bounds.
     pub(crate) is_valid: bool,
     /// Whether the key comes from a template.
@@ -137,6 +139,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
     let krate = krate(&attrs);
     let (key, filter) = key_and_filter(&input.ident, &attrs);
     let validate = attrs.validate.take();
+    let indexes = index::resolve(std::mem::take(&mut attrs.indexes), &mut fields, ctxt);
     let versions = std::mem::take(&mut attrs.versions);
     let version = Version::resolve(versions, ctxt);
     let schema = Schema::resolve(&attrs, &input.ident, version.number, ctxt);
@@ -153,6 +156,7 @@ pub(crate) fn resolve<'a>(parts: Parts<'a>, ctxt: &mut Ctxt) -> Model<'a> {
         schema,
         validate,
         fields,
+        indexes,
         is_valid: true,
         has_template,
         template: template.text,

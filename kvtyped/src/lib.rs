@@ -218,7 +218,8 @@
 //!
 //! # What it is not
 //!
-//! * Not a database: no queries by value, no joins. A record is found by its key or by a filter on keys.
+//! * Not a database: no query language, no joins. A record is found by its key, by a filter on keys, or by a declared
+//!   [index](finding_records).
 //! * Reads are not linearizable. A plain read or a list of a replicated bucket may be stale. [`Read::Leader`] sees
 //!   every acknowledged write, but a leader that was cut off may answer for some seconds more. [`Read::AtLeast`] is
 //!   never older than the given revision. To base a decision on a record, write it with its expected revision.
@@ -297,6 +298,7 @@ pub mod integrations;
 pub mod connect;
 pub mod maintenance;
 pub mod recipes;
+pub mod index;
 pub mod txn;
 pub mod watch;
 pub mod bucket;
@@ -349,6 +351,9 @@ pub mod operating {}
 #[doc = include_str!("../docs/changing-a-model.md")]
 #[cfg(feature = "nats")]
 pub mod changing_a_model {}
+
+#[doc = include_str!("../docs/finding-records.md")]
+pub mod finding_records {}
 
 #[doc = include_str!("../docs/permissions.md")]
 #[cfg(feature = "nats")]

@@ -11,13 +11,17 @@ pub use crate::key::{
     Key, KeyBuilder, KeyCodec, KeyError, KeyParser, KeySegment, ModelKey, Pattern, SegmentError, SegmentWriter,
 };
 pub use crate::model::VersionSchema;
+pub use crate::model::index::{
+    By, IndexInfo, IndexKind, IndexValues, Indexable, Indexed, Lookup, Many, One, RangeField, each_value, has_range,
+    range_segments,
+};
 pub use crate::model::upgraded::{
     Downgraded, Upgraded, can_write, decode_first, decode_next, encode_version, is_older, is_version,
     model_names_codec, oldest, schema_first, schema_next, schema_writes, schemas_first, schemas_next,
     version_names_codec,
 };
 pub use crate::model::{DecodeError, DowngradeTo, Refusal, UpgradeFrom};
-pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, SingleRevision, VersionField};
+pub use crate::model::{Filter, KvModel, KvVersion, ModelSchema, Ref, SingleRevision, VersionField};
 
 use crate::key::unescape;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kvtyped::ErrorKind;
 use kvtyped::backend::file::salvage;
-use kvtyped::backend::{Backend, RawEntry, Write, WriteKind};
+use kvtyped::backend::{Backend, KeySpace, RawEntry, Write, WriteKind};
 use kvtyped::prelude::*;
 
 use super::folder::{Folder, Random, bucket, create, deadline, entries, key, put};
@@ -32,7 +32,7 @@ async fn small_store(closed: bool) -> (Folder, Vec<RawEntry>) {
         put(&small, &format!("k{}", number % 20), vec![b'v'; number * 7]).await.unwrap();
     }
     small.write(Write::new(key("k3"), WriteKind::Delete), deadline()).await.unwrap();
-    small.purge_through(&key("k4"), Revision::new(u64::MAX), deadline()).await.unwrap();
+    small.purge_through(KeySpace::Records, &key("k4"), Revision::new(u64::MAX), deadline()).await.unwrap();
     assert!(backend.delete("other", deadline()).await.unwrap());
     put(&small, "last", "v").await.unwrap();
     let expected = entries(&small).await;

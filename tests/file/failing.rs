@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use kvtyped::backend::{Backend, Delivered, ReadAt, StartFrom, WatchRequest, WatchSignal, Write, WriteKind};
+use kvtyped::backend::{Backend, Delivered, KeySpace, ReadAt, StartFrom, WatchRequest, WatchSignal, Write, WriteKind};
 use kvtyped::key::{Pattern, Patterns};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Outcome, Read};
@@ -54,7 +54,9 @@ async fn full_disk_refuses_writes_and_loses_nothing() {
     }
     let found: Vec<_> = entries(&full).await.into_iter().map(|entry| entry.revision).collect();
     assert_eq!(found, expected, "reads work, and show only what is stored");
-    assert!(full.read(&key("n1"), ReadAt::Newest(Read::Leader), deadline()).await.unwrap().is_none());
+    assert!(
+        full.read(KeySpace::Records, &key("n1"), ReadAt::Newest(Read::Leader), deadline()).await.unwrap().is_none()
+    );
 
     // The watch delivered only stored entries, and then ended.
     let mut delivered = Vec::new();
@@ -73,7 +75,7 @@ async fn full_disk_refuses_writes_and_loses_nothing() {
     // An erased record makes room.
     for number in 0..20 {
         let erased = key(&format!("k{number}"));
-        let _ = full.purge_through(&erased, Revision::new(u64::MAX), deadline()).await;
+        let _ = full.purge_through(KeySpace::Records, &erased, Revision::new(u64::MAX), deadline()).await;
     }
     let left = entries(&full).await;
     let again = put(&full, "small", "v").await;

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use kvtyped::backend::file::SyncMode;
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    Backend, Batch, Delivered, Precondition, RawBucket, RawEntry, ReadAt, StartFrom, WatchRequest, WatchSignal, Write,
-    WriteKind,
+    Backend, Batch, Delivered, KeySpace, Precondition, RawBucket, RawEntry, ReadAt, StartFrom, WatchRequest,
+    WatchSignal, Write, WriteKind,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::{Pattern, Patterns};
@@ -86,7 +86,7 @@ impl Twins {
         write.headers = write.headers.with_signature(signature);
         if self.random.percent(30) {
             let revision = Revision::new(last.get().saturating_sub(self.random.below(4) as u64));
-            write.precondition = Some(Precondition { key: self.key(), revision });
+            write.precondition = Some(Precondition { space: KeySpace::Records, key: self.key(), revision });
         }
         write
     }
@@ -147,8 +147,8 @@ impl Twins {
             }
             30..36 => {
                 let (key, through) = (self.key(), Revision::new(self.random.below(60) as u64));
-                let memory = memory.purge_through(&key, through, deadline()).await;
-                same(memory, file.purge_through(&key, through, deadline()).await, "erase");
+                let memory = memory.purge_through(KeySpace::Records, &key, through, deadline()).await;
+                same(memory, file.purge_through(KeySpace::Records, &key, through, deadline()).await, "erase");
                 "erase"
             }
             36..48 => {
@@ -164,7 +164,10 @@ impl Twins {
                     _ => ReadAt::Newest(Read::Leader),
                 };
                 let key = self.key();
-                let found = [memory.read(&key, at, deadline()).await, file.read(&key, at, deadline()).await];
+                let found = [
+                    memory.read(KeySpace::Records, &key, at, deadline()).await,
+                    file.read(KeySpace::Records, &key, at, deadline()).await,
+                ];
                 let [memory, file] = found.map(|found| found.map(|entry| entry.map(timeless)));
                 same(memory, file, "read");
                 "read"

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use kvtyped::backend::{
-    Backend, Delivered, Operation, RawBucket, StartFrom, WatchRequest, WatchSignal, Write, WriteKind,
+    Backend, Delivered, KeySpace, Operation, RawBucket, StartFrom, WatchRequest, WatchSignal, Write, WriteKind,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::key::{Pattern, Patterns};
@@ -100,7 +100,7 @@ async fn clock_that_was_set_back_expires_nothing_early_and_never_goes_back() {
         let stored = put(&again, "other", "v").await.unwrap();
         let entry = entries(&again).await.into_iter().find(|entry| entry.revision == stored).unwrap();
         assert!(entry.created >= written, "{wall:?}");
-        again.purge_through(&key("other"), stored, deadline()).await.unwrap();
+        again.purge_through(KeySpace::Records, &key("other"), stored, deadline()).await.unwrap();
         backend.close().await.unwrap();
     }
     // A jump forward is a long pause.

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use kvtyped::Read;
 use kvtyped::backend::file::SyncMode;
 use kvtyped::backend::{
-    Backend, Batch, Delivered, RawBucket, ReadAt, StartFrom, WatchRequest, WatchSignal, Write, WriteKind,
+    Backend, Batch, Delivered, KeySpace, RawBucket, ReadAt, StartFrom, WatchRequest, WatchSignal, Write, WriteKind,
 };
 use kvtyped::key::{Pattern, Patterns};
 use kvtyped::prelude::*;
@@ -170,7 +170,10 @@ async fn work(bucket: Arc<dyn RawBucket>, worker: u32, rounds: u32) {
             match number % 3 {
                 0 => {
                     let erased = key(&format!("{name}.gone"));
-                    bucket.purge_through(&erased, Revision::new(u64::MAX), deadline()).await.map(drop)
+                    bucket
+                        .purge_through(KeySpace::Records, &erased, Revision::new(u64::MAX), deadline())
+                        .await
+                        .map(drop)
                 }
                 _ => bucket.write(put(format!("{name}.gone"), number), deadline()).await.map(drop),
             },
@@ -188,7 +191,7 @@ async fn work(bucket: Arc<dyn RawBucket>, worker: u32, rounds: u32) {
 }
 
 async fn read(bucket: &Arc<dyn RawBucket>, name: &str) -> u64 {
-    match bucket.read(&key(name), ReadAt::Newest(Read::Leader), deadline()).await {
+    match bucket.read(KeySpace::Records, &key(name), ReadAt::Newest(Read::Leader), deadline()).await {
         Ok(entry) => entry.map_or(0, |entry| number(&entry.value)),
         // The writers report the failure.
         Err(_) => 0,

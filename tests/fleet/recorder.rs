@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kvtyped::Result;
-use kvtyped::backend::{Backend, Batch, BucketStatus, Deadline, RawBucket, RawEntry, ReadAt, Write, WriteKind};
+use kvtyped::backend::{
+    Backend, Batch, BucketStatus, Deadline, KeySpace, RawBucket, RawEntry, ReadAt, Write, WriteKind,
+};
 use kvtyped::config::BucketConfig;
 use kvtyped::{Key, Revision};
 
@@ -126,7 +128,7 @@ impl Backend for Recorder {
 }
 
 impl RawBucket for RecordedBucket {
-    forward! { inner: config identity purge_through read_many scan watch }
+    forward! { inner: config identity purge_through read_many list_keys count_keys scan watch }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
         Box::pin(async move {
@@ -158,9 +160,15 @@ impl RawBucket for RecordedBucket {
         })
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
-            let read = self.inner.read(key, at, deadline).await;
+            let read = self.inner.read(space, key, at, deadline).await;
             self.shared.pause().await;
             read
         })

@@ -103,6 +103,7 @@ async fn error_kinds_have_statuses() {
         (ErrorKind::NotFound, 404),
         (ErrorKind::Conflict { expected: Revision::ZERO, actual: None }, 409),
         (ErrorKind::AlreadyExists, 409),
+        (ErrorKind::NotUnique { index: "email", owner: "7".into() }, 409),
         (ErrorKind::Aborted, 409),
         (ErrorKind::Fenced, 409),
         (ErrorKind::TooLarge { size: None, limit: None }, 413),

@@ -126,7 +126,7 @@ impl Backend for Faulty {
 }
 
 impl RawBucket for FaultyBucket {
-    forward! { raw: config identity status commit purge_through read read_many scan watch }
+    forward! { raw: config identity status commit purge_through read read_many list_keys count_keys scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
         let fate = match &mut *self.faults.write.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -12,6 +12,7 @@ use kvtyped::{Change, Error, ErrorKind};
 
 use super::recorder::{Kept, Recorder, Spans};
 use super::table;
+use crate::index_probe::{User, user};
 use crate::support::sentinels::VALUE;
 use crate::support::{Document, DocumentKey, Session, on_both_backends, unique};
 
@@ -56,6 +57,7 @@ async fn buckets(calls: &Calls, store: &Store) {
     calls.call("Get", sessions.get(key)).await.unwrap();
     calls.call("GetMany", read.get_many(&keys)).await.unwrap();
     calls.call("GetManyResults", read.get_many(&keys).results()).await.unwrap();
+    calls.call("Resolve", read.resolve(keys.iter().cloned().map(kvtyped::model::Ref::new))).await.unwrap();
     calls.call("Touch", sessions.touch(key).ttl(Duration::from_secs(60))).await.unwrap();
     calls.call("Modify", sessions.modify(key, |session| session.visits += 1)).await.unwrap();
     calls.call("TryModify", sessions.try_modify(key, |_| Err::<(), _>("no"))).await.unwrap_err();
@@ -82,8 +84,18 @@ async fn buckets(calls: &Calls, store: &Store) {
     // A model without versions refuses some of these.
     let _ = calls.call("SwitchVersion", sessions.switch_version(1)).await;
     let _ = calls.call("Migrate", sessions.migrate()).await;
+    calls.call("DropIndex", sessions.drop_index("none")).await.unwrap();
     let _ = calls.call("DryRun", sessions.migrate().dry_run()).await;
     let _ = calls.call("Rewrite", sessions.rewrite(.., |_| Change::Keep)).await;
+    let referenced = keys.iter().cloned().map(kvtyped::model::Ref::new);
+    assert_eq!(calls.call("Resolve", read.resolve(referenced)).await.unwrap().len(), 2);
+    let users: Bucket<User> = store.bucket().name(unique("users")).await.unwrap();
+    users.put(&user(1, "ada")).await.unwrap();
+    assert!(calls.call("GetBy", users.get_by(User::by_email("ada"))).await.unwrap().is_some());
+    drop(calls.call("ListBy", users.list_by(User::by_team("core"))).await.unwrap());
+    assert_eq!(calls.call("CountBy", users.count_by(User::by_team("core"))).await.unwrap(), 1);
+    calls.call("VerifyIndexes", users.verify_indexes()).await.unwrap();
+    calls.call("BuildIndex", users.build_index("team")).await.unwrap();
     calls.call("CopyBucket", copy_bucket(&raw, store).name(unique("copy"))).await.unwrap();
     calls.call("PutMany", sessions.put_many(&all)).await.unwrap();
     calls.call("WriteManyResults", sessions.put_many(&all).results()).await.unwrap();

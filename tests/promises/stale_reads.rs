@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{Backend, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt, Write};
+use kvtyped::backend::{Backend, Capabilities, Deadline, KeySpace, RawBucket, RawCounters, RawEntry, ReadAt, Write};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::Key;
 use kvtyped::prelude::*;
@@ -125,7 +125,7 @@ impl Backend for Stale {
 }
 
 impl RawBucket for StaleBucket {
-    forward! { raw: config identity status commit purge_through read_many scan watch }
+    forward! { raw: config identity status commit purge_through read_many list_keys count_keys scan watch }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision, Error>> {
         async move {
@@ -135,7 +135,7 @@ impl RawBucket for StaleBucket {
             let result = self.raw.write(write, deadline).await;
             match &result {
                 Ok(revision) => {
-                    let stored = self.raw.read(&key, ReadAt::Revision(*revision), deadline).await?;
+                    let stored = self.raw.read(KeySpace::Records, &key, ReadAt::Revision(*revision), deadline).await?;
                     lock(&self.stale.shared.past).extend(stored);
                 }
                 Err(error) => {
@@ -152,6 +152,7 @@ impl RawBucket for StaleBucket {
 
     fn read<'a>(
         &'a self,
+        space: KeySpace,
         key: &'a Key,
         at: ReadAt,
         deadline: Deadline,
@@ -175,7 +176,7 @@ impl RawBucket for StaleBucket {
             };
             match old {
                 Some(entry) => Ok(Some(entry)),
-                None => self.raw.read(key, at, deadline).await,
+                None => self.raw.read(space, key, at, deadline).await,
             }
         }
         .boxed()

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{Backend, BucketIdentity, BucketStatus, Deadline, RawBucket, RawEntry, ReadAt};
+use kvtyped::backend::{Backend, BucketIdentity, BucketStatus, Deadline, KeySpace, RawBucket, RawEntry, ReadAt};
 use kvtyped::config::BucketConfig;
 use kvtyped::key::{Key, ModelKey};
 use kvtyped::prelude::*;
@@ -93,7 +93,7 @@ impl Backend for Lagging {
 }
 
 impl RawBucket for LaggingBucket {
-    forward! { raw: config write commit purge_through read_many scan watch }
+    forward! { raw: config write commit purge_through read_many list_keys count_keys scan watch }
 
     fn identity(&self) -> BucketIdentity {
         BucketIdentity { connection_epoch: self.state.epoch.load(Ordering::SeqCst), ..self.raw.identity() }
@@ -121,6 +121,7 @@ impl RawBucket for LaggingBucket {
 
     fn read<'a>(
         &'a self,
+        space: KeySpace,
         key: &'a Key,
         at: ReadAt,
         deadline: Deadline,
@@ -128,7 +129,7 @@ impl RawBucket for LaggingBucket {
         let near = self.state.near.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match (at, near) {
             (ReadAt::Newest(Read::Any), Some(found)) => futures::future::ready(Ok(found)).boxed(),
-            _ => self.raw.read(key, at, deadline),
+            _ => self.raw.read(space, key, at, deadline),
         }
     }
 }
@@ -193,7 +194,10 @@ async fn stale_read_does_not_decide_to_write_nothing() {
     let (lagging, sessions, session, revision) = written_before(3).await;
     let key = session.key();
     let raw = lagging.memory.open(sessions.name(), Deadline::after(SECOND)).await.unwrap().expect("it is there");
-    let old = raw.read(&key.encode().unwrap(), ReadAt::Revision(revision), Deadline::after(SECOND)).await.unwrap();
+    let old = raw
+        .read(KeySpace::Records, &key.encode().unwrap(), ReadAt::Revision(revision), Deadline::after(SECOND))
+        .await
+        .unwrap();
     sessions.put(&session.visited(5)).await.unwrap();
     for near in [None, old] {
         *lagging.state.near.lock().unwrap() = Some(near);

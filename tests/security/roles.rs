@@ -6,7 +6,10 @@ use std::sync::Mutex;
 use futures::future::join_all;
 use harness::{Cluster, Server, wait};
 use kvtyped::Event;
-use kvtyped::config::WriteEpochs;
+use kvtyped::backend::nats::{NatsBackend, NatsOptions};
+use kvtyped::backend::{Backend, Deadline, KeySpace, ListKeysRequest, Read, ReadAt, Write};
+use kvtyped::config::{BucketConfig, WriteEpochs};
+use kvtyped::key::Pattern;
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, ReadBucket};
 use serde_json::Value;
@@ -352,6 +355,67 @@ async fn writer_roles_need_subjects_of_write_epochs() {
     let sessions: Bucket<Session> = old.bucket().must_exist().await.expect("it may be opened");
     denied.is("put", sessions.put(&Session::new("acme", 1))).await;
     denied.tell("write epochs");
+}
+
+/// In a bucket with index entries, a writer needs their subject, and to erase them the purge of the stream.
+#[tokio::test]
+async fn writer_role_needs_subjects_of_indexes() {
+    needs!(Locks);
+    let (entries, purge) = ("\"$KV.=i.sessions.>\"", "\"$JS.API.STREAM.PURGE.KV_sessions\"");
+    let with = |name: &str, lines: &[&str]| {
+        assert!(lines.iter().all(|line| PAGE.contains(&line.replace('"', "`"))), "the page names {lines:?}");
+        let plain = "\"$KV.sessions.>\"";
+        let whole = block("Writer").replace("_INBOX_writer", &format!("_INBOX_{name}"));
+        (name.to_owned(), whole.replace(plain, &format!("{plain}\n{}", lines.join("\n"))))
+    };
+    let reader = ("reader".to_owned(), block("Reader"));
+    let users = [with("full", &[entries, purge]), with("writer", &[entries]), with("old", &[]), reader];
+    let site = TestAccounts::new(&users).await;
+    let backend = async |user: &str| {
+        let url = url(site.server(), user, &if user == "admin" { String::new() } else { format!("_INBOX_{user}") });
+        NatsBackend::connect(&url, NatsOptions::new()).await.expect("it is let in")
+    };
+    let deadline = || Deadline::after(PATIENT);
+    let mut update = BucketConfig::new("sessions");
+    update.index_entries = Some(true);
+    backend("admin").await.update(update, deadline()).await.expect("the subject is added");
+
+    let denied = Denied::default();
+    let key = |text: &str| kvtyped::Key::new(text).expect("a legal key");
+    for user in ["full", "writer", "old", "reader"] {
+        let bucket =
+            backend(user).await.open("sessions", deadline()).await.expect("it may be opened").expect("it exists");
+        let on = key(&format!("session.tenant.{user}"));
+        let write = bucket.write(Write::index_entry(on.clone(), "claim".into()), deadline());
+        if user == "old" || user == "reader" {
+            denied.is(&format!("an entry of the {user}"), write).await;
+        } else {
+            let revision = write.await.expect("it may be written");
+            let at = ReadAt::Newest(Read::Leader);
+            let read = bucket.read(KeySpace::Index, &on, at, deadline()).await.expect("it may be read");
+            assert_eq!(read.map(|entry| entry.revision), Some(revision));
+        }
+        // Everybody may look up.
+        let first = key("session.tenant.full");
+        let read = bucket.read(KeySpace::Index, &first, ReadAt::Newest(Read::Any), deadline()).await;
+        assert!(read.expect("it may be read").is_some(), "{user}");
+        let list = ListKeysRequest { space: KeySpace::Index, pattern: Pattern::all(), idle_timeout: PATIENT };
+        let listed: Vec<_> = bucket.list_keys(list).try_concat().await.expect("it may be listed");
+        assert!(listed.contains(&first), "{user}");
+        assert_eq!(bucket.status(deadline()).await.expect("it may be read").values, 2 * RECORDS);
+    }
+    for user in ["writer", "full"] {
+        let bucket =
+            backend(user).await.open("sessions", deadline()).await.expect("it may be opened").expect("it exists");
+        let on = key("session.tenant.writer");
+        let erase = bucket.purge_through(KeySpace::Index, &on, Revision::new(u64::MAX), deadline());
+        match user {
+            "full" => assert_eq!(erase.await.expect("it may be erased"), 1),
+            _ => drop(denied.is("erase", erase).await),
+        }
+    }
+    assert_eq!(site.violations("full"), [""; 0]);
+    denied.tell("indexes");
 }
 
 /// P38, P39.

@@ -10,8 +10,8 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use kvtyped::backend::memory::MemoryBackend;
 use kvtyped::backend::{
-    Backend, Batch, BucketStatus, Capabilities, Deadline, RawBucket, RawCounters, RawEntry, ReadAt, ScanItem,
-    ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketStatus, Capabilities, Deadline, KeySpace, ListKeysRequest, RawBucket, RawCounters, RawEntry,
+    ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use kvtyped::config::BucketConfig;
 use kvtyped::{Error, ErrorKind, Key, Read, Revision, Store};
@@ -291,19 +291,33 @@ impl RawBucket for Line {
         Box::pin(self.send(batch, false, deadline))
     }
 
-    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        through: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let erased = self.client.ask(deadline, || at_once(self.raw.purge_through(key, through, never()))).await;
+            let erased =
+                self.client.ask(deadline, || at_once(self.raw.purge_through(space, key, through, never()))).await;
             erased.map_err(Error::unknown_outcome)
         })
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             let world = &self.client.0.world;
             let read = self.client.ask(deadline, || {
-                let fresh = || at_once(self.raw.read(key, at, never()));
+                let fresh = || at_once(self.raw.read(space, key, at, never()));
                 match at {
+                    _ if space == KeySpace::Index => fresh(),
                     ReadAt::Newest(Read::Any) => world.stale(key).map_or_else(fresh, Ok),
                     ReadAt::Newest(Read::Leader) => world.deposed(key).map_or_else(fresh, Ok),
                     _ => fresh(),
@@ -323,6 +337,16 @@ impl RawBucket for Line {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
         Box::pin(self.client.ask(deadline, move || at_once(self.raw.read_many(keys, read, never()))))
+    }
+
+    fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>> {
+        let (client, raw) = (self.client.clone(), Arc::clone(&self.raw));
+        let listed = async move {
+            let deadline = Deadline::after(list.idle_timeout);
+            let listed = client.ask(deadline, || Ok(at_once(raw.list_keys(list).collect::<Vec<_>>()))).await;
+            stream::iter(listed.unwrap_or_else(|error| vec![Err(error)]))
+        };
+        stream::once(listed).flatten().boxed()
     }
 
     fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {

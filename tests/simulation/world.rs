@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use kvtyped::backend::memory::MemoryBackend;
-use kvtyped::backend::{Batch, RawBucket, RawEntry, ReadAt, Write, WriteKind};
+use kvtyped::backend::{Batch, KeySpace, RawBucket, RawEntry, ReadAt, Write, WriteKind};
 use kvtyped::{Error, ErrorKind, Key, Read, Revision, Ttl};
 use tokio::time::Instant;
 
@@ -327,7 +327,8 @@ impl World {
     /// Applies a write or a batch on the server.
     pub(super) fn apply(&self, applied: Applied<'_>) -> Result<Vec<Revision>, Error> {
         let Applied { client, raw, mut batch, single } = applied;
-        let newest = |key: &Key| at_once(raw.read(key, ReadAt::Newest(Read::Leader), never())).ok().flatten();
+        let newest =
+            |key: &Key| at_once(raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Leader), never())).ok().flatten();
         let mut written = Vec::new();
         for write in &mut batch.writes {
             if let Some(ttl) = write.ttl

@@ -137,7 +137,7 @@ fn traits(names: &Names<'_>) -> TokenStream {
     }
 }
 
-/// Generates the conversions of the filter and of the key into a `Filter` of the model.
+/// Generates the conversions of the filter and of the key into a `Filter` of the model, and of the key into a `Ref`.
 fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let Names { private, key, filter, generics: key_generics, .. } = names;
     let ident = &model.input.ident;
@@ -153,6 +153,7 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
     let all = generics::with_predicates(&model.input.generics, bounds);
     let (impl_generics, _, where_clause) = all.split_for_impl();
     let of_model = quote!(#private::Filter<#ident #model_generics>);
+    let reference = quote!(#private::Ref<#ident #model_generics>);
     let patterns = model.segments.iter().map(|segment| match segment {
         Segment::Literal(text) => quote!(let pattern = pattern.literal(#text);),
         Segment::Field { prefix, field, suffix } => {
@@ -196,6 +197,24 @@ fn conversions(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         impl #impl_generics ::core::convert::From<&#key> for #of_model #where_clause {
             fn from(key: &#key) -> Self {
                 Self::key(key)
+            }
+        }
+
+        #[allow(deprecated)]
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics ::core::convert::From<#key> for #reference #where_clause {
+            fn from(key: #key) -> Self {
+                Self::new(key)
+            }
+        }
+
+        #[allow(deprecated)]
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics ::core::convert::From<&#key> for #reference #where_clause {
+            fn from(key: &#key) -> Self {
+                Self::new(::core::clone::Clone::clone(key))
             }
         }
     }

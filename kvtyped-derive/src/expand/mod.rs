@@ -1,6 +1,7 @@
 //! The generated code. This phase reports no errors.
 
 mod filter;
+mod index;
 mod key;
 mod model;
 pub(crate) mod version;
@@ -79,13 +80,20 @@ impl Names<'_> {
 /// Returns the type of a parameter for this field, and the conversion of the parameter into the field. Primitive types
 /// are not converted, so that rustc can infer the type of a literal.
 fn parameter(field: &Field<'_>) -> (TokenStream, TokenStream) {
-    const PRIMITIVE: [&str; 14] =
-        ["bool", "char", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize"];
     let (ident, ty) = (field.ident, field.ty);
-    match ungrouped(ty) {
-        Type::Path(path) if PRIMITIVE.iter().any(|name| path.path.is_ident(name)) => (quote!(#ty), quote!(#ident)),
-        _ => (quote!(impl ::core::convert::Into<#ty>), quote!(::core::convert::Into::into(#ident))),
+    match is_primitive(ty) {
+        true => (quote!(#ty), quote!(#ident)),
+        false => (quote!(impl ::core::convert::Into<#ty>), quote!(::core::convert::Into::into(#ident))),
     }
+}
+
+/// Whether rustc could not infer the type of a literal that is converted into this type.
+fn is_primitive(ty: &Type) -> bool {
+    const PRIMITIVE: [&str; 16] = [
+        "bool", "char", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize", "f32",
+        "f64",
+    ];
+    matches!(ungrouped(ty), Type::Path(path) if PRIMITIVE.iter().any(|name| path.path.is_ident(name)))
 }
 
 /// Returns the article of a name.

@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 use syn::{ExprPath, Generics, WherePredicate, parse_quote};
 
 use super::version::{self, Chain};
-use super::{Names, respanned};
+use super::{Names, index, respanned};
 use crate::generics;
 use crate::model::Model;
 use crate::settings::{Settings, Storage, WriteEpochs};
@@ -43,6 +43,7 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
         names_codec: "model_names_codec",
     };
     let chain = model.is_valid.then(|| chain.expand());
+    let (index_items, lookups) = (index::model_items(model), index::expand(model, &generics));
     let single = model.settings.is_single_revision().then(|| {
         quote! {
             #[allow(deprecated)]
@@ -81,9 +82,13 @@ pub(super) fn expand(model: &Model<'_>, names: &Names<'_>) -> TokenStream {
             #has_key
 
             #validate
+
+            #index_items
         }
 
         #single
+
+        #lookups
 
         #chain
     }
@@ -114,6 +119,7 @@ fn bounded(model: &Model<'_>, Names { private, generics: key_generics, .. }: &Na
     bounds.extend(super::bounds(model, key_generics));
     if model.is_valid {
         bounds.extend(version::bounds(private, &value, &model.version));
+        bounds.extend(index::bounds(model));
     }
     generics::with_predicates(all, bounds)
 }

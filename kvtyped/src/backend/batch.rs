@@ -31,36 +31,46 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// Returns `InvalidBatch` if a key is written twice or expected to have two revisions, if the writes have different
-    /// epochs, or if there are more messages than [`MAX_MESSAGES`](Self::MAX_MESSAGES).
+    /// Returns `InvalidBatch` if a key is written twice or expected to have two revisions, if the writes of records have
+    /// different epochs, if an index entry follows a record, if several messages write no record, or if there are more
+    /// messages than [`MAX_MESSAGES`](Self::MAX_MESSAGES).
     pub fn messages(self) -> Result<Vec<Write>> {
         let Self { mut writes, preconditions: checks } = self;
-        // The markers have the epoch of the writes.
-        let epoch = writes.first().and_then(|write| write.epoch);
-        if let Some(other) = writes.iter().find(|write| write.epoch != epoch) {
+        // The markers have the epoch of the records.
+        let mut records = writes.iter().skip_while(|write| write.is_index_entry()).peekable();
+        let epoch = records.peek().and_then(|record| record.epoch);
+        if let Some(entry) = records.clone().find(|write| write.is_index_entry()) {
+            // The last message decides: it must be one that the server refuses after a switch of the epoch.
+            let reason = "an index entry follows a record; write index entries first";
+            return Err(invalid(reason.to_owned()).with_key(entry.key.as_str()));
+        }
+        if let Some(other) = records.find(|record| record.epoch != epoch) {
             let reason = "its writes have different write epochs; give all of them the same epoch";
             return Err(invalid(reason.to_owned()).with_key(other.key.as_str()));
         }
         let mut written = BTreeMap::new();
         for (index, write) in writes.iter().enumerate() {
-            if written.insert(write.key.clone(), index).is_some() {
+            if written.insert((write.space, write.key.clone()), index).is_some() {
                 return Err(invalid(format!("it writes `{}` twice; write each key once", write.key))
                     .with_key(write.key.as_str()));
             }
         }
         let mut expected = BTreeMap::new();
         for precondition in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
-            let Precondition { key, revision } = precondition;
-            if expected.insert(key.clone(), revision).is_some_and(|other| other != revision) {
+            let Precondition { space, key, revision } = precondition;
+            if expected.insert((space, key.clone()), revision).is_some_and(|other| other != revision) {
                 return Err(invalid(format!("it expects two different revisions of `{key}`; expect one"))
                     .with_key(key.as_str()));
             }
         }
         let mut elsewhere = Vec::new();
         for (key, revision) in expected {
-            match written.get(&key) {
-                Some(index) => writes[*index].precondition = Some(Precondition { key, revision }),
-                None => elsewhere.push(Precondition { key, revision }),
+            let index = written.get(&key);
+            let (space, key) = key;
+            let precondition = Precondition { space, key, revision };
+            match index {
+                Some(index) => writes[*index].precondition = Some(precondition),
+                None => elsewhere.push(precondition),
             }
         }
         let mut elsewhere = elsewhere.into_iter();
@@ -71,6 +81,9 @@ impl Batch {
         for (index, precondition) in elsewhere.enumerate() {
             let marker = Write::new(Key::new(format!("{}.{index}", Self::CHECK_KEY_PREFIX))?, WriteKind::Delete);
             writes.push(Write { precondition: Some(precondition), epoch, ..marker });
+        }
+        if writes.len() > 1 && writes.last().is_some_and(Write::is_index_entry) {
+            return Err(invalid("it writes several index entries and no record; write each entry alone".to_owned()));
         }
         if writes.len() > Self::MAX_MESSAGES {
             let (count, most) = (writes.len(), Self::MAX_MESSAGES);
@@ -91,6 +104,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::backend::KeySpace;
     use crate::revision::Revision;
 
     fn key(text: &str) -> Key {
@@ -102,7 +116,7 @@ mod tests {
     }
 
     fn precondition(on: &str, revision: u64) -> Precondition {
-        Precondition { key: key(on), revision: Revision::new(revision) }
+        Precondition { space: KeySpace::Records, key: key(on), revision: Revision::new(revision) }
     }
 
     /// Returns each written key with the key of its precondition.
@@ -151,6 +165,26 @@ mod tests {
         let contradiction =
             Batch { writes: vec![write("a").if_revision(Revision::new(1))], preconditions: vec![precondition("a", 2)] };
         assert_eq!(refusal(contradiction).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn index_entries_come_before_records() {
+        let entry = |on: &str| Write::index_entry(key(on), "".into());
+        let of = |writes| Batch { writes, preconditions: Vec::new() }.messages();
+        let mixed = of(vec![entry("a").if_revision(Revision::ZERO), write("a").in_epoch(Some(3))]).unwrap();
+        let brief: Vec<_> = mixed.iter().map(|write| (write.space, write.epoch)).collect();
+        assert_eq!(brief, [(KeySpace::Index, None), (KeySpace::Records, Some(3))], "one key in two spaces");
+        for writes in
+            [vec![write("a"), entry("b")], vec![entry("a"), entry("b")], vec![entry("a"), entry("a"), write("b")]]
+        {
+            assert!(matches!(of(writes).unwrap_err().kind(), ErrorKind::InvalidBatch { .. }));
+        }
+        assert_eq!(of(vec![entry("a")]).unwrap().len(), 1);
+        let check = Precondition { space: KeySpace::Index, ..precondition("a", 4) };
+        let batch = Batch { writes: vec![entry("a"), write("a")], preconditions: vec![check] };
+        let spaces: Vec<_> =
+            batch.messages().unwrap().into_iter().map(|write| write.precondition.map(|p| p.space)).collect();
+        assert_eq!(spaces, [Some(KeySpace::Index), None]);
     }
 
     #[test]

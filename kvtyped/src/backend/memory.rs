@@ -34,7 +34,7 @@ use crate::error::Result;
 /// ```
 /// use std::time::Duration;
 /// use kvtyped::backend::memory::MemoryBackend;
-/// use kvtyped::backend::{ReadAt, Backend, Deadline, Read, Write, WriteKind};
+/// use kvtyped::backend::{KeySpace, ReadAt, Backend, Deadline, Read, Write, WriteKind};
 /// use kvtyped::Key;
 /// use kvtyped::config::BucketConfig;
 ///
@@ -47,7 +47,7 @@ use crate::error::Result;
 /// let key = Key::new("acme.7").unwrap();
 /// let write = Write::new(key.clone(), WriteKind::Put("hello".into()));
 /// let revision = bucket.write(write, deadline).await?;
-/// let entry = bucket.read(&key, ReadAt::Newest(Read::Leader), deadline).await?.unwrap();
+/// let entry = bucket.read(KeySpace::Records, &key, ReadAt::Newest(Read::Leader), deadline).await?.unwrap();
 /// assert_eq!((entry.revision, &*entry.value), (revision, b"hello".as_slice()));
 /// # Ok(())
 /// # }

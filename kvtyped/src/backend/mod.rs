@@ -153,6 +153,29 @@
 //!
 //! An update whose reply is lost reads the configuration, and is sent again only if the bucket does not have it.
 //!
+//! Index entries, in a bucket with [`index_entries`](crate::config::BucketConfig::index_entries):
+//! * A key of the [`Index`](KeySpace::Index) space is independent of the same key in the other space. Both spaces share
+//!   one sequence of revisions (`key_spaces_are_independent`).
+//! * A scan, a watch and the status show records only (`index_entries_are_no_records`). A watch may resume across index
+//!   entries (`watch_resumes_across_index_entries`).
+//! * A key of the index space has one entry, whatever the history of the bucket (`index_entry_has_no_history`). It has no
+//!   operation id: an entry whose acknowledgement is lost is written again, and the same entry with the expected
+//!   predecessor counts as applied.
+//! * An entry does not expire, also in a bucket with a TTL (`index_entry_outlives_the_ttl`). It has no TTL, no record
+//!   headers and no write epoch, and is never a delete marker (`index_entry_is_a_plain_value`).
+//! * Preconditions work within a space and across spaces (`precondition_may_name_another_space`).
+//! * A batch may write both spaces, index entries first. Entries have no write epoch, and the records of the batch keep
+//!   theirs (`batch_writes_both_spaces`).
+//! * An erase up to a revision removes the entry if no later one replaced it, and leaves no marker
+//!   (`erased_index_entry_leaves_nothing`).
+//! * A listing returns the keys that match, from the leader, in the order of their bytes. A key that has an entry
+//!   throughout the listing is returned once. In the space of records, a key with a delete marker is listed too
+//!   (`listing_returns_keys_in_order`, `listing_survives_changes`). A count may be too high for a pattern with a half-open segment
+//!   (`count_matches_the_listing`).
+//! * In a bucket without the setting, a write of an entry fails with `Unsupported`. An update adds the setting and cannot
+//!   remove it (`index_entries_need_the_setting`). A bucket with a TTL needs limit markers, and no update may add a TTL to
+//!   a bucket with entries (`ttl_of_bucket_with_index_needs_limit_markers`).
+//!
 //! Counters, if the backend supports them ([`Capabilities::counters`]):
 //! * Counters are created under an unused name. A bucket of records has no counters
 //!   (`counters_and_records_use_separate_buckets`).
@@ -181,6 +204,7 @@
 // | `concurrent`, `detached` | many futures in one task; work that outlives its caller |
 // | `delivered` | the keys that the sessions of one watch delivered |
 // | `headers` | the headers of a record |
+// | `key_space` | the key spaces of a bucket, and a listing of keys, as data |
 // | `write`, `batch` | writes, as data |
 // | `entry`, `scan`, `watch` | entries, scans and watch sessions, as data |
 // | `connection_state` | the state of the connection to a server |
@@ -195,6 +219,7 @@ mod concurrent;
 mod detached;
 mod delivered;
 mod headers;
+mod key_space;
 mod write;
 mod batch;
 mod entry;
@@ -221,6 +246,7 @@ pub use self::delivered::Delivered;
 pub(crate) use self::detached::{OnDrop, detached, run_in_background};
 pub use self::entry::{Operation, RawEntry};
 pub use self::headers::RecordHeaders;
+pub use self::key_space::{KeySpace, ListKeysRequest};
 pub use self::scan::{ScanItem, ScanRequest};
 pub use self::status::{BucketIdentity, BucketStatus, Capabilities, ClockReading};
 pub use self::watch::{StartFrom, WatchRequest, WatchSignal, WatchStarted};
@@ -231,6 +257,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::sync::watch::Receiver;
@@ -238,7 +265,7 @@ use tokio::time::Instant;
 
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// A storage system with buckets. The [contract](self#contract) defines each method.
@@ -328,18 +355,47 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     fn commit(&self, batch: Batch, deadline: Deadline) -> BoxFuture<'_, Result<Vec<Revision>>>;
 
     /// Removes the entries of a key up to a revision, without a marker. Returns their number.
-    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>>;
+    fn purge_through<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        through: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>>;
 
     /// Reads one entry of a key.
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>>;
+    fn read<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>>>;
 
-    /// Reads the newest entry of each key. Returns one result per key, in the order of the keys.
+    /// Reads the newest entry of each key of the records. Returns one result per key, in the order of the keys.
     fn read_many<'a>(
         &'a self,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>>;
+
+    /// Returns the keys that match, in pages, at the leader. Reads no values.
+    fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>>;
+
+    /// Returns the number of keys that match, at the leader. Too high if the backend cannot filter by the pattern. The
+    /// default implementation lists the keys.
+    fn count_keys<'a>(
+        &'a self,
+        space: KeySpace,
+        pattern: &'a Pattern,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>> {
+        let idle_timeout = deadline.remaining();
+        let pages = self.list_keys(ListKeysRequest { space, pattern: pattern.clone(), idle_timeout });
+        let count = pages.try_fold(0, async |count, page| Ok(count + page.len() as u64));
+        Box::pin(async move { deadline.timeout(count).await? })
+    }
 
     /// Reads the entries of all matching keys, about as fresh as [`Read::Any`].
     ///

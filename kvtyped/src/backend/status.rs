@@ -58,7 +58,7 @@ pub struct ClockReading {
 pub struct BucketStatus {
     /// The complete settings.
     pub config: BucketConfig,
-    /// The number of entries: values, their history, and delete markers.
+    /// The number of entries: values, their history, and delete markers. Without index entries.
     pub values: u64,
     /// The size in bytes, as the backend counts it.
     pub bytes: u64,

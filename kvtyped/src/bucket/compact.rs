@@ -7,7 +7,8 @@ use futures::stream;
 
 use super::handle::Bucket;
 use super::verb::verb;
-use crate::backend::{RawEntry, ScanItem, ScanRequest, next_output};
+use crate::backend::{KeySpace, RawEntry, ScanItem, ScanRequest, next_output};
+use crate::config::BucketConfig;
 use crate::error::Result;
 use crate::key::{Key, Pattern};
 use crate::model::KvModel;
@@ -47,6 +48,9 @@ impl<T: KvModel> Bucket<T> {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// In a bucket with index entries, markers younger than [`BucketConfig::INDEX_MARKERS`](crate::config::BucketConfig::INDEX_MARKERS)
+    /// stay.
     ///
     /// # Errors
     ///
@@ -98,6 +102,10 @@ impl<T: KvModel> Compact<'_, T> {
     async fn steps(self) -> Result<Compacted> {
         let Self { bucket, older_than, timeout } = self;
         let raw = bucket.raw("compact")?;
+        let older_than = match bucket.config().index_entries {
+            Some(true) => older_than.max(BucketConfig::INDEX_MARKERS),
+            _ => older_than,
+        };
         let before = raw.status(bucket.deadline(timeout)).await?;
         let is_old = |entry: &RawEntry| {
             entry.is_removed() && before.now.duration_since(entry.created).unwrap_or_default() >= older_than
@@ -130,7 +138,7 @@ impl<T: KvModel> Compact<'_, T> {
             drop(scanned);
             let is_last = old.len() < ROUND;
             let erase = |(key, revision): (Key, Revision)| async move {
-                raw.purge_through(&key, revision, bucket.deadline(timeout)).await
+                raw.purge_through(KeySpace::Records, &key, revision, bucket.deadline(timeout)).await
             };
             let mut erased = stream::iter(old).map(erase).buffer_unordered(AT_ONCE);
             while let Some(entries) = next_output(&mut erased).await.transpose()? {

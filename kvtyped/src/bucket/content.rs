@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::backend::{Operation, RawEntry, RecordHeaders, Write, WriteKind};
 use crate::key::Key;
+use crate::model::index::{IndexInfo, IndexValues};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
@@ -17,6 +18,8 @@ pub(crate) struct Content {
     pub(crate) ttl: Option<Ttl>,
     /// The schema version that the bucket must take for this content to be valid.
     pub(crate) target: Option<Target>,
+    /// The index values of the record. `None` for a write that leaves them as they are, and for a model without indexes.
+    pub(crate) index: Option<IndexValues>,
 }
 
 /// The schema version of a model that a bucket takes, as it was when a record was encoded.
@@ -28,22 +31,29 @@ pub(crate) struct Target {
     pub(crate) writes: u32,
     /// The newest version that the program knows.
     pub(crate) knows: u32,
+    /// The indexes that the program knows.
+    pub(crate) indexes: &'static [IndexInfo],
 }
 
 impl Content {
     /// Creates the content of a record.
     pub(crate) fn put(value: Bytes, headers: RecordHeaders, target: Option<Target>) -> Self {
-        Self { kind: WriteKind::Put(value), headers, ttl: None, target }
+        Self { kind: WriteKind::Put(value), headers, ttl: None, target, index: None }
     }
 
     /// Creates the content of a removal.
     pub(crate) fn removal(kind: WriteKind, target: Option<Target>) -> Self {
-        Self { kind, headers: RecordHeaders::default(), ttl: None, target }
+        Self { kind, headers: RecordHeaders::default(), ttl: None, target, index: Some(IndexValues::default()) }
     }
 
     /// Sets the TTL.
     pub(crate) fn with_ttl(self, ttl: Option<Ttl>) -> Self {
         Self { ttl, ..self }
+    }
+
+    /// Sets the index values of the record.
+    pub(crate) fn with_index(self, index: Option<IndexValues>) -> Self {
+        Self { index, ..self }
     }
 
     /// Whether the write stores a record.
@@ -58,7 +68,7 @@ impl Content {
 
     /// Returns the entry of a key after a write of this content. Its operation id is unknown.
     pub(crate) fn entry(&self, key: &Key, revision: Revision, created: SystemTime) -> RawEntry {
-        let Self { kind, headers, ttl, target: _ } = self;
+        let Self { kind, headers, ttl, target: _, index: _ } = self;
         let (operation, value) = match kind {
             WriteKind::Put(value) => (Operation::Put, value.clone()),
             WriteKind::Delete => (Operation::Delete, Bytes::new()),

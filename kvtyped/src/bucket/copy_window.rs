@@ -7,7 +7,7 @@ use futures::stream::FuturesUnordered;
 use super::content::Content;
 use super::handle::{Bucket, ReadBucket};
 use super::write::check_ttl;
-use crate::backend::{RawEntry, Read, ReadAt, ScanItem, WriteKind, next_output};
+use crate::backend::{KeySpace, RawEntry, Read, ReadAt, ScanItem, WriteKind, next_output};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::model::RawRecord;
@@ -106,7 +106,12 @@ async fn copy_entry(entry: &RawEntry, from: &ReadBucket<RawRecord>, target: &Buc
         let revision = target.send_content(&entry.key, content, None, None, deadline).await.map_err(located)?;
         return Ok(CopiedEntry::Written(revision));
     }
-    let copy = target.inner.raw.read(&entry.key, ReadAt::Newest(Read::Leader), deadline).await.map_err(located)?;
+    let copy = target
+        .inner
+        .raw
+        .read(KeySpace::Records, &entry.key, ReadAt::Newest(Read::Leader), deadline)
+        .await
+        .map_err(located)?;
     if !copy.is_some_and(|copy| copy.is_live()) {
         return Ok(CopiedEntry::Nothing);
     }

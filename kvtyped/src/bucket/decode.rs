@@ -12,6 +12,7 @@ use crate::backend::{Operation, RawEntry, RecordHeaders};
 use crate::codec::{Codec, CodecError, read_back};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
+use crate::model::index::values_of;
 use crate::model::{DecodeError, KvModel, Refusal};
 use crate::observe::note_read;
 
@@ -210,6 +211,11 @@ impl Unverified {
     /// Checks that the bytes decode to this record, and returns the content of its write.
     pub(super) fn verify<T: KvModel>(self, record: &T, key: T::Key) -> Result<Content> {
         record.__validate().map_err(|refusal| invalid::<T>(refusal))?;
+        // An earlier version may lack fields, which are then not indexed either.
+        let index = match T::__INDEXES {
+            [] => None,
+            _ => Some(self.as_stored::<T>(&key)?.as_ref().map_or_else(|| values_of(record), values_of)),
+        };
         let Self { bytes, shape, version, target } = self;
         if shape == T::SCHEMA.version {
             verify(record, key, &bytes)?;
@@ -223,7 +229,7 @@ impl Unverified {
             None if version == 1 && T::SCHEMA.unversioned == 1 => None,
             None => Some(version),
         };
-        Ok(Content::put(bytes, RecordHeaders::of_version(header), target))
+        Ok(Content::put(bytes, RecordHeaders::of_version(header), target).with_index(index))
     }
 }
 

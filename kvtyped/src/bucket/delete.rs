@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::handle::Bucket;
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
-use super::write::{WriteConditions, parse_ttl};
+use super::write::{WriteConditions, parse_marker_ttl};
 use crate::backend::WriteKind;
 use crate::error::Result;
 use crate::key::ModelKey;
@@ -126,7 +126,7 @@ impl<T: KvModel> Purge<'_, T> {
         let Self { bucket, key, revision, ttl, timeout, fence } = self;
         let key = key.encode().map_err(|error| bucket.bad_key("purge", error))?;
         // Any history is allowed: a purge leaves no older value that could reappear.
-        let ttl = ttl.map(parse_ttl).transpose();
+        let ttl = ttl.map(parse_marker_ttl::<T>).transpose();
         let ttl = ttl.map_err(|error| error.with_context("purge", bucket.name(), Some(key.as_str())))?;
         let terms = WriteConditions { expected: revision, fence, timeout };
         bucket.send_removal("purge", key, WriteKind::Purge, ttl, terms).await

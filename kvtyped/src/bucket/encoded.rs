@@ -8,8 +8,8 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt, future, stream};
 
 use crate::backend::{
-    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt,
-    ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, KeySpace, ListKeysRequest, Precondition, RawBucket,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,13 +71,21 @@ fn passes_filter(rest: Option<&Patterns>, key: &Key) -> bool {
 }
 
 impl EncodedBucket {
+    /// Returns the stored form of a key. Index entries contain the keys of records as this crate writes them.
+    fn encode_key(&self, space: KeySpace, key: &Key) -> Result<Key> {
+        match space {
+            KeySpace::Records => Ok(self.codec.encode(key)?),
+            KeySpace::Index => Ok(key.clone()),
+        }
+    }
+
     fn encode_write(&self, write: Write) -> Result<Write> {
-        let (key, guard) = (self.codec.encode(&write.key)?, write.precondition);
+        let (key, guard) = (self.encode_key(write.space, &write.key)?, write.precondition);
         Ok(Write { key, precondition: guard.map(|guard| self.encode_precondition(guard)).transpose()?, ..write })
     }
 
     fn encode_precondition(&self, guard: Precondition) -> Result<Precondition> {
-        Ok(Precondition { key: self.codec.encode(&guard.key)?, ..guard })
+        Ok(Precondition { key: self.encode_key(guard.space, &guard.key)?, ..guard })
     }
 
     fn encode_batch(&self, batch: Batch) -> Result<Batch> {
@@ -119,18 +127,30 @@ impl RawBucket for EncodedBucket {
         }
     }
 
-    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        upto: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>> {
         let erase = async move {
-            let stored = self.codec.encode(key)?;
-            self.raw.purge_through(&stored, upto, deadline).await
+            let stored = self.encode_key(space, key)?;
+            self.raw.purge_through(space, &stored, upto, deadline).await
         };
         erase.map_err(|error| translated(self.codec, error)).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         let read = async move {
-            let stored = self.codec.encode(key)?;
-            let entry = self.raw.read(&stored, at, deadline).await?;
+            let stored = self.encode_key(space, key)?;
+            let entry = self.raw.read(space, &stored, at, deadline).await?;
             Ok(entry.map(|entry| RawEntry { key: key.clone(), ..entry }))
         };
         read.map_err(|error| translated(self.codec, error)).boxed()
@@ -149,6 +169,25 @@ impl RawBucket for EncodedBucket {
             Ok(entries.into_iter().zip(keys).map(named).collect())
         };
         read_many.map_err(|error| translated(self.codec, error)).boxed()
+    }
+
+    fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>> {
+        if list.space == KeySpace::Index {
+            return self.raw.list_keys(list);
+        }
+        let codec = self.codec;
+        let stored = match codec.encode_pattern(&list.pattern) {
+            Ok(stored) => stored,
+            Err(error) => return stream::once(future::ready(Err(error.into()))).boxed(),
+        };
+        let ListKeysRequest { space, pattern, idle_timeout } = list;
+        let pages = self.raw.list_keys(ListKeysRequest { space, pattern: stored, idle_timeout });
+        let decode = move |page: Vec<Key>| {
+            // A key that no program of this codec wrote is not listed.
+            let keys = page.iter().filter_map(|key| codec.decode(key).ok());
+            keys.filter(|key| pattern.matches(key.as_str())).collect()
+        };
+        pages.map(move |page| page.map(&decode)).boxed()
     }
 
     fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {

@@ -6,7 +6,7 @@ use super::decode;
 use super::entry::Entry;
 use super::handle::ReadBucket;
 use super::verb::verb;
-use crate::backend::{Read, ReadAt};
+use crate::backend::{KeySpace, Read, ReadAt};
 use crate::error::Result;
 use crate::key::ModelKey;
 use crate::model::KvModel;
@@ -89,7 +89,7 @@ impl<T: KvModel> Get<'_, T> {
         // Load the epoch before the request.
         let epoch = raw.identity().connection_epoch;
         let read = async {
-            let entry = raw.read(&encoded, at, bucket.deadline(timeout)).await?;
+            let entry = raw.read(KeySpace::Records, &encoded, at, bucket.deadline(timeout)).await?;
             let Some(entry) = entry else { return Ok(None) };
             bucket.record_read(&entry);
             // A missing record is often created next. A marker with a TTL may expire, so it is not remembered.

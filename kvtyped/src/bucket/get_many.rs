@@ -122,7 +122,7 @@ impl<'a, T: KvModel> GetMany<'a, T> {
         Ok(entries)
     }
 
-    async fn run(self) -> Result<Vec<Option<Entry<T>>>> {
+    pub(super) async fn run(self) -> Result<Vec<Option<Entry<T>>>> {
         self.results().run().await?.into_iter().collect()
     }
 }

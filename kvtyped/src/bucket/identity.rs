@@ -24,7 +24,7 @@ use futures::FutureExt;
 
 use super::handle::ReadBucket;
 use super::seen::SeenRevision;
-use crate::backend::{Backoff, BucketStatus, Deadline, OperationId, RawEntry, ReadAt};
+use crate::backend::{Backoff, BucketStatus, Deadline, KeySpace, OperationId, RawEntry, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -95,7 +95,7 @@ impl<T: KvModel> ReadBucket<T> {
         }
         let Some(seen) = seen else { return Ok(()) };
         // If the revision is gone, the precondition refuses the write.
-        let now = self.inner.raw.read(key, ReadAt::Revision(expected), deadline).await?;
+        let now = self.inner.raw.read(KeySpace::Records, key, ReadAt::Revision(expected), deadline).await?;
         if now.is_some_and(|entry| writer_of_entry(&entry) != seen.writer) {
             return Err(Error::new(ErrorKind::BucketReplaced));
         }

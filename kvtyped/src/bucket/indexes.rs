@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::index::{IndexCard, IndexState};
+use super::handle::ReadBucket;
+use crate::backend::{Deadline, KeySpace, RawBucket, RawEntry, Read, ReadAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::model::index::{Claim, IndexCard, IndexInfo, IndexState};
 use crate::model::{KvModel, ModelCard};
+use crate::revision::Revision;
 
 /// Returns the indexes of a bucket that contains no records of the model yet.
 pub(super) fn of_new_bucket<T: KvModel>() -> BTreeMap<String, IndexCard> {
@@ -17,7 +22,7 @@ pub(super) fn of_new_bucket<T: KvModel>() -> BTreeMap<String, IndexCard> {
 /// # Errors
 ///
 /// Returns the reason if the program would write records without entries, or entries of another definition.
-pub(super) fn compare<T: KvModel>(card: &ModelCard, is_read_only: bool) -> Result<(), String> {
+pub(super) fn compare<T: KvModel>(card: &ModelCard, is_read_only: bool) -> std::result::Result<(), String> {
     for (name, index) in card.indexes.iter().filter(|(_, index)| index.state.is_maintained()) {
         let name: String = name.chars().take(128).collect();
         let Some(info) = T::__INDEXES.iter().find(|info| info.name == name) else {
@@ -41,6 +46,41 @@ pub(super) fn compare<T: KvModel>(card: &ModelCard, is_read_only: bool) -> Resul
         }
     }
     Ok(())
+}
+
+/// Reads the claim of a unique value, with the revision of the newest entry of its key.
+pub(crate) async fn read_claim(
+    raw: &dyn RawBucket,
+    key: &Key,
+    read: Read,
+    deadline: Deadline,
+) -> Result<(Revision, Option<Claim>)> {
+    let Some(entry) = raw.read(KeySpace::Index, key, ReadAt::Newest(read), deadline).await? else {
+        return Ok((Revision::ZERO, None));
+    };
+    let claim = Some(&entry).filter(|entry| RawEntry::is_live(entry)).map(|entry| Claim::decode(&entry.value));
+    let claim = claim.transpose().map_err(|reason| {
+        Error::new(ErrorKind::Decode { codec: "claim", detail: reason.to_owned() }).at_revision(entry.revision)
+    })?;
+    Ok((entry.revision, claim))
+}
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Checks that every record has its entries in an index. Reads the card again if it says otherwise, because a build may
+    /// have ended since.
+    ///
+    /// # Errors
+    ///
+    /// Returns `IndexBuilding` if the index is not built, and errors of reading the card.
+    pub(crate) async fn check_readable(&self, info: &IndexInfo, deadline: Deadline) -> Result<()> {
+        let is_readable =
+            || self.schema().index::<T>(info.name).is_some_and(|card| card.state.is_readable() && card.describes(info));
+        if is_readable() {
+            return Ok(());
+        }
+        self.refresh_status(deadline).await?;
+        if is_readable() { Ok(()) } else { Err(Error::new(ErrorKind::IndexBuilding { index: info.name.to_owned() })) }
+    }
 }
 
 fn kind(is_unique: bool, is_eventual: bool) -> &'static str {

@@ -4,7 +4,7 @@
 //! and [`Bucket`] adds the writing ones.
 
 // Each module imports only from modules above it. Exceptions: `handle` imports `modify/key_queue.rs`, and `write` imports
-// `modify/decision.rs`.
+// `modify/decision.rs` and `modify/retry.rs`.
 //
 // | file | content |
 // |---|---|
@@ -22,7 +22,8 @@
 // | `model_card` | the card of a model in the metadata of its bucket |
 // | `identity` | detection of a replaced bucket |
 // | `open`, `open_raw` | creation of a bucket, or comparison with the model; a bucket without a model |
-// | `get`, `get_many`, `history`, `count`, `list` | reads |
+// | `get`, `get_many`, `resolve`, `history`, `count`, `list` | reads |
+// | `index` | the index entries and claims of written records |
 // | `write`, `modify`, `delete`, `touch`, `put_many`, `write_raw` | writes |
 // | `copy_window`, `copy` | a copy in another store |
 // | `compact` | removal of old delete markers |
@@ -37,7 +38,7 @@ mod entry;
 pub(crate) mod decode;
 mod tombstones;
 mod seen;
-mod verb;
+pub(crate) mod verb;
 pub(crate) mod precondition;
 mod handle;
 mod epochs;
@@ -49,9 +50,11 @@ mod open;
 mod open_raw;
 mod get;
 mod get_many;
+mod resolve;
 mod history;
 mod count;
 mod list;
+pub(crate) mod index;
 mod write;
 mod modify;
 mod delete;
@@ -82,12 +85,14 @@ pub use self::modify::{Change, Modify, ModifyError, Transform, TryModify};
 pub use self::open::{OpenBucket, OpenReadBucket};
 pub use self::open_raw::{CreateRawBucket, OpenRawBucket};
 pub use self::put_many::{DeleteMany, PutMany, WriteManyResults, WriteProgress};
+pub use self::resolve::{Resolve, Resolved};
 pub use self::touch::Touch;
 pub use self::write::{Create, Put, Update};
 pub use self::write_raw::RawWrite;
 
 pub(crate) use self::counters::CounterBucket;
+pub(crate) use self::indexes::read_claim;
 pub(crate) use self::modify::retry::CasAttempts;
 pub(crate) use self::precondition::{FencePrecondition, FenceResult};
 pub(crate) use self::schema_state::BucketSchema;
-pub(crate) use self::write::{check_ttl, parse_ttl};
+pub(crate) use self::write::{check_ttl, parse_marker_ttl};

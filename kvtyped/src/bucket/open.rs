@@ -1,5 +1,6 @@
 //! Opens a bucket: creates it, or compares an existing one with the model.
 
+use std::borrow::Cow;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -97,7 +98,10 @@ pub struct OpenBucket<T> {
 impl<T: KvModel> OpenBucket<T> {
     pub(crate) fn new(backend: Arc<dyn Backend>, timeout: Duration, context: Arc<StoreContext>) -> Self {
         let (presence, drift, schema) = (Presence::Any, Drift::default(), Drift::default());
-        let (config, key_codec) = (T::settings(), T::KEY_CODEC);
+        let (mut config, key_codec) = (T::settings(), T::KEY_CODEC);
+        if !T::__INDEXES.is_empty() {
+            config.index_entries = Some(true);
+        }
         Self {
             backend,
             config,
@@ -190,7 +194,8 @@ impl<T: KvModel> OpenBucket<T> {
     /// gets of the origin, so a read of either bucket with [`Read::Any`](crate::Read::Any) may be older than its last
     /// write.
     pub fn mirror(self, origin: Source) -> Self {
-        self.set(|config| config.mirror = Some(origin))
+        // A mirror copies the index entries of its origin.
+        self.set(|config| (config.mirror, config.index_entries) = (Some(origin), None))
     }
 
     /// Sets the buckets whose writes are copied into this one (ADR-57). The bucket itself stays writable.
@@ -305,6 +310,7 @@ impl<T: KvModel> OpenBucket<T> {
                 T::Key::TEMPLATE
             )));
         }
+        check_markers::<T>(config)?;
         if *presence == Presence::Contradiction {
             return Err(Error::invalid_config(
                 "`must_exist` (which `read_only` implies) and `must_create` exclude each other",
@@ -332,7 +338,9 @@ impl<T: KvModel> OpenBucket<T> {
         }
         loop {
             if let Some(found) = backend.open(&config.name, deadline).await? {
-                let differences = config.differences(found.config());
+                let wanted = with_index_markers::<T>(config, found.config());
+                let differences = wanted.differences(found.config());
+                let lacks_markers = wanted.limit_markers != config.limit_markers;
                 let card =
                     model_card::react::<T>(found.config(), (*key_codec, *chose_key_codec), *schema, *is_read_only)?;
                 let found = match card {
@@ -343,9 +351,9 @@ impl<T: KvModel> OpenBucket<T> {
                 };
                 return match drift {
                     _ if differences.is_empty() => Ok(found),
-                    Drift::Adopt => Ok(found),
-                    Drift::Update => backend.update(config.clone(), deadline).await,
-                    Drift::Fail => Err(Error::new(ErrorKind::Drift { differences })),
+                    Drift::Adopt if !lacks_markers => Ok(found),
+                    Drift::Update => backend.update(wanted.into_owned(), deadline).await,
+                    Drift::Adopt | Drift::Fail => Err(Error::new(ErrorKind::Drift { differences })),
                 };
             }
             if *presence == Presence::MustExist {
@@ -373,6 +381,29 @@ impl<T: KvModel> OpenBucket<T> {
         let raw = raw.map_err(|error| error.of_model::<T>().with_context("open", &self.config.name, None))?;
         let raw = encoded(raw, self.key_codec);
         Ok(ReadBucket::new(self.backend, raw, self.key_codec, self.timeout, self.context))
+    }
+}
+
+/// Checks that the delete markers of a model with indexes outlive every write in flight.
+fn check_markers<T: KvModel>(config: &BucketConfig) -> Result<()> {
+    let least = BucketConfig::INDEX_MARKERS;
+    let too_short = [("limit_markers", config.limit_markers.filter(|stay| !stay.is_zero())), ("ttl", config.ttl)]
+        .into_iter()
+        .find_map(|(setting, stay)| Some((setting, stay.filter(|stay| *stay < least)?)));
+    match too_short {
+        Some((setting, stay)) if !T::__INDEXES.is_empty() => Err(Error::invalid_config(format!(
+            "`{setting}` is {stay:?}, so delete markers live too short for a model with indexes; set it to at least              {least:?}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Adds the life of delete markers that a model with indexes needs, if the markers of the bucket live shorter.
+fn with_index_markers<'a, T: KvModel>(config: &'a BucketConfig, found: &BucketConfig) -> Cow<'a, BucketConfig> {
+    let is_short = found.limit_markers.is_some_and(|stay| stay < BucketConfig::INDEX_MARKERS);
+    match is_short && !T::__INDEXES.is_empty() && config.limit_markers.is_none() {
+        true => Cow::Owned(BucketConfig { limit_markers: Some(BucketConfig::INDEX_MARKERS), ..config.clone() }),
+        false => Cow::Borrowed(config),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use futures::FutureExt;
 
-use crate::backend::{Batch, Deadline, Precondition, RawBucket, Read, ReadAt, Write};
+use crate::backend::{Batch, Deadline, KeySpace, Precondition, RawBucket, Read, ReadAt, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -23,7 +23,7 @@ pub(crate) type FenceResult = Option<Result<FencePrecondition>>;
 impl FencePrecondition {
     /// Creates a precondition on this revision of a record of the bucket.
     pub(crate) fn new(raw: &dyn RawBucket, key: Key, revision: Revision) -> Self {
-        let precondition = Precondition { key, revision };
+        let precondition = Precondition { space: KeySpace::Records, key, revision };
         Self { bucket: raw.config().name.clone(), created: raw.identity().created, precondition }
     }
 
@@ -80,6 +80,6 @@ pub(crate) async fn is_superseded(
     if let Some(key) = conflict.key() {
         return Ok(key == on.key.as_str());
     }
-    let now = raw.read(&on.key, ReadAt::Newest(Read::Leader), deadline).await?;
+    let now = raw.read(KeySpace::Records, &on.key, ReadAt::Newest(Read::Leader), deadline).await?;
     Ok(now.is_none_or(|now| now.revision != on.revision))
 }

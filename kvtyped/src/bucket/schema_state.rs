@@ -43,7 +43,6 @@ impl BucketSchema {
     }
 
     /// Returns an index of the card of a model. `None` if the index is not built, or the bucket has no card.
-    #[allow(dead_code, reason = "the verbs of indexes use it")]
     pub(crate) fn index<T: KvModel>(&self, name: &str) -> Option<&IndexCard> {
         self.cards.get(T::SCHEMA.name)?.indexes.get(name)
     }
@@ -63,7 +62,7 @@ impl BucketSchema {
             writes = writes.min(knows);
         }
         if (T::SCHEMA.writes..=knows).contains(&writes) {
-            return Ok(Some(Target { model, writes, knows }));
+            return Ok(Some(Target { model, writes, knows, indexes: T::__INDEXES }));
         }
         Err(Error::new(ErrorKind::SchemaMoved { writes, knows }).of_model::<T>())
     }
@@ -80,7 +79,19 @@ impl BucketSchema {
     /// Returns `SchemaMoved` for the first target that it does not take.
     pub(super) fn check(&self, targets: &[Target]) -> Result<()> {
         let moved = |target: &Target| {
-            let writes = self.cards.get(target.model)?.writes;
+            let card = self.cards.get(target.model)?;
+            let is_unknown = |(name, index): &(&String, &IndexCard)| {
+                let is_known = target.indexes.iter().any(|info| info.name == name.as_str() && index.describes(info));
+                index.state.is_maintained() && !index.eventual && !is_known
+            };
+            if let Some((name, _)) = card.indexes.iter().find(is_unknown) {
+                let report = format!(
+                    "the bucket got the index `{name}`, and this program would write records without its entries; \
+                     restart with a program that has the index"
+                );
+                return Some(Error::new(ErrorKind::SchemaDiffers { report }));
+            }
+            let writes = card.writes;
             let moved = writes != target.writes;
             moved.then(|| Error::new(ErrorKind::SchemaMoved { writes, knows: target.knows }))
         };
@@ -160,7 +171,7 @@ mod tests {
 
     #[test]
     fn record_of_an_earlier_version_gets_no_later_epoch() {
-        let target = Target { model: "user", writes: 1, knows: 2 };
+        let target = Target { model: "user", writes: 1, knows: 2, indexes: &[] };
         let switched = |epoch| {
             let mut config = config(Some((2, 2)));
             config.write_epoch = epoch;
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn target_is_valid_until_its_model_moves() {
-        let target = Target { model: "user", writes: 1, knows: 2 };
+        let target = Target { model: "user", writes: 1, knows: 2, indexes: &[] };
         assert!(BucketSchema::new(&config(None)).check(&[target]).is_ok());
         assert!(BucketSchema::new(&config(Some((2, 1)))).check(&[target]).is_ok());
         assert!(BucketSchema::new(&config(Some((2, 2)))).check(&[target]).unwrap_err().is_stale_schema());

@@ -8,9 +8,10 @@ use super::content::{Content, Target};
 use super::decode;
 use super::handle::{Bucket, BucketInner};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
+use super::modify::retry::{CasAttempts, CasRetry};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
-use crate::backend::{Deadline, Precondition, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind};
+use crate::backend::{Deadline, KeySpace, Precondition, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -43,6 +44,10 @@ impl<T: KvModel> Bucket<T> {
     /// of 200 bytes. Returns [`ErrorKind::Invalid`] if the validation function of the model refuses the record, and
     /// [`ErrorKind::SchemaMoved`] if the bucket was switched to a schema version that this program cannot write.
     ///
+    /// Returns [`ErrorKind::NotUnique`] if another record has a value of a unique index. In a model with indexes, the
+    /// write reads the stored record first, and replaces exactly that record. It is retried until it is applied, and
+    /// returns [`ErrorKind::RetriesExhausted`] after 100 lost attempts.
+    ///
     /// If the acknowledgement is lost and the stored entry does not reveal the result, the outcome is `Unknown`: a
     /// server that hangs may apply the write later. If a late write must not overwrite a newer record, use `update` or
     /// `modify`.
@@ -73,7 +78,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `AlreadyExists`, with the revision of the existing record.
+    /// Returns `AlreadyExists`, with the revision of the existing record, and [`ErrorKind::NotUnique`] if another record
+    /// has a value of a unique index.
     ///
     /// # Cancel safety
     ///
@@ -101,7 +107,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `Conflict`, with the actual revision if the server reports it.
+    /// Returns `Conflict`, with the actual revision if the server reports it, and [`ErrorKind::NotUnique`] if another
+    /// record has a value of a unique index.
     ///
     /// # Cancel safety
     ///
@@ -136,10 +143,21 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     }
 }
 
-pub(crate) fn parse_ttl(asked: Duration) -> Result<Ttl> {
+fn parse_ttl(asked: Duration) -> Result<Ttl> {
     Ttl::new(asked).ok_or_else(|| {
         Error::invalid_config(format!("the TTL is {asked:?}; it must be from 1 s to a century (ADR-43)"))
     })
+}
+
+/// Checks the TTL of a delete marker. The markers of an indexed model must outlive every write in flight.
+pub(crate) fn parse_marker_ttl<T: KvModel>(asked: Duration) -> Result<Ttl> {
+    let least = BucketConfig::INDEX_MARKERS;
+    if !T::__INDEXES.is_empty() && asked < least {
+        return Err(Error::invalid_config(format!(
+            "the TTL of a delete marker is {asked:?}; it must be at least {least:?} for a model with indexes"
+        )));
+    }
+    parse_ttl(asked)
 }
 
 /// Checks that the headers of a raw record can be sent.
@@ -244,6 +262,9 @@ impl<T: KvModel> Bucket<T> {
         on: Option<&Precondition>,
         deadline: Deadline,
     ) -> Result<Revision> {
+        if !T::__INDEXES.is_empty() && content.index.is_some() {
+            return Box::pin(self.send_indexed(key, content, expected, on, deadline)).await;
+        }
         // A marker with a TTL may expire, so it is not remembered.
         let leaves_a_marker = content.ttl.is_none() && !content.is_put();
         let target = content.target;
@@ -265,6 +286,48 @@ impl<T: KvModel> Bucket<T> {
             self.inner.tombstones.remember(key.clone(), revision, epoch);
         }
         Ok(revision)
+    }
+
+    /// Sends one write of an indexed model. It reads the entry that it replaces, for its index values. A
+    /// write without an expected revision is retried until it is applied.
+    async fn send_indexed(
+        &self,
+        key: &Key,
+        content: Content,
+        expected: Option<Revision>,
+        on: Option<&Precondition>,
+        deadline: Deadline,
+    ) -> Result<Revision> {
+        let raw = &self.inner.raw;
+        if let Some(expected) = expected.filter(|revision| *revision > Revision::ZERO) {
+            self.check_identity(key, expected, deadline).await?;
+        }
+        let (mut retry, mut attempts) = (CasRetry::new(), CasAttempts::new(None));
+        let mut base = raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
+        let mut is_confirmed = !self.config().may_be_behind();
+        loop {
+            let found = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+            if let Some(expected) = expected.filter(|expected| *expected != found) {
+                if !is_confirmed {
+                    is_confirmed = true;
+                    base = self.read_leader(key, deadline).await?;
+                    continue;
+                }
+                let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(found) });
+                return Err(self.explain_conflict(conflict, deadline).await);
+            }
+            match self.write_indexed(key, (base.as_ref(), found), content.clone(), on, deadline).await {
+                Ok((revision, _)) => return Ok(revision),
+                Err(conflict) if matches!(conflict.kind(), ErrorKind::Conflict { .. }) => {
+                    retry.observe_conflict(&conflict);
+                    attempts.record_conflict(conflict, deadline)?;
+                }
+                Err(error) => return Err(error),
+            }
+            let read = retry.read(&**raw, key, deadline).await;
+            base = read.map_err(|error| attempts.explain_timeout(error))?;
+            is_confirmed = true;
+        }
     }
 
     async fn send_conditional(
@@ -325,7 +388,7 @@ impl<T: KvModel> Bucket<T> {
         if marker.is_some() || !markers.expect_foreign() {
             return CasStart::NoRecord(marker.unwrap_or_default());
         }
-        match raw.read(key, ReadAt::Newest(Read::Any), deadline).await {
+        match raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await {
             // The nearest server may be behind, and the record may be gone.
             Ok(Some(entry)) if !entry.is_removed() => CasStart::LeaderRead,
             Ok(Some(marker)) => CasStart::NoRecord(marker.revision),

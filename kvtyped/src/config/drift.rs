@@ -79,6 +79,7 @@ impl BucketConfig {
             limit_markers,
             rollups,
             atomic,
+            index_entries,
             write_epochs,
             write_epoch: _,
             irregular: _,
@@ -111,6 +112,9 @@ impl BucketConfig {
         compare("limit_markers", markers(&wanted_markers), markers(&found.limit_markers));
         compare("rollups", show(rollups), show(&found.rollups));
         compare("atomic", show(atomic), show(&found.atomic));
+        // A mirror stores the entries of its origin, and has no setting.
+        let wanted_entries = index_entries.filter(|_| found.mirror.is_none());
+        compare("index_entries", show(&wanted_entries), show(&found.index_entries));
         compare("write_epochs", show(write_epochs), show(&found.write_epochs));
         if !sources.is_empty() {
             compare("sources", Some(format!("{sources:?}")), Some(format!("{:?}", found.sources)));

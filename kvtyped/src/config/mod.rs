@@ -2,6 +2,7 @@
 
 mod drift;
 mod epochs;
+mod index_entries;
 mod source;
 
 pub use self::drift::{Difference, Drift};
@@ -72,6 +73,13 @@ pub struct BucketConfig {
     /// Whether a [transaction](crate::Bucket::transaction) can apply several writes atomically. By default, a new
     /// bucket that is not a mirror supports batches if the server does (2.12.1).
     pub atomic: Option<bool>,
+    /// Whether the bucket stores the entries of indexes, under a second subject of its stream. Off by default; a model
+    /// with an index turns it on. It cannot be turned off.
+    ///
+    /// Other clients do not see the entries. `max_bytes` counts them. In a bucket with a [`ttl`](Self::ttl), they need
+    /// [`limit_markers`](Self::limit_markers): without them, entries that never expire are lost when a server restarts.
+    /// A mirror copies the entries of its origin if it copies all keys, and sources copy none.
+    pub index_entries: Option<bool>,
     /// Whether writes name a write epoch, and which other writes the bucket accepts. Unset by default: the bucket has
     /// no write epochs. Set it in every program that opens the bucket, or on the model
     /// (`#[kv(write_epochs = "open")]`).
@@ -169,6 +177,11 @@ impl BucketConfig {
     /// The default [`limit_markers`](Self::limit_markers) of a new bucket.
     pub const LIMIT_MARKERS: Duration = Duration::from_secs(300);
 
+    /// The shortest life of the delete markers of a model with indexes, and the default of
+    /// [`limit_markers`](Self::limit_markers) in a bucket with index entries. A marker must outlive every write in
+    /// flight: a create that is applied after the marker is gone could store a record without its entries.
+    pub const INDEX_MARKERS: Duration = Duration::from_secs(600);
+
     /// The write epoch of a new bucket.
     pub(crate) const FIRST_WRITE_EPOCH: u64 = 1;
 
@@ -199,10 +212,12 @@ impl BucketConfig {
         self.replicas.get_or_insert(1);
         self.compression.get_or_insert(false);
         self.atomic.get_or_insert(atomic && self.mirror.is_none());
+        self.index_entries.get_or_insert(false);
         let rollups = *self.rollups.get_or_insert(true);
         let markers_fit = self.max_bytes.is_none() && self.max_value_size.is_none_or(|size| size >= 256);
         if limit_markers && rollups && markers_fit && self.mirror.is_none() && (history == 1 || self.ttl.is_some()) {
-            self.limit_markers.get_or_insert(Self::LIMIT_MARKERS);
+            let markers = if self.index_entries == Some(true) { Self::INDEX_MARKERS } else { Self::LIMIT_MARKERS };
+            self.limit_markers.get_or_insert(markers);
         }
         self.limit_markers = self.limit_markers.filter(|stay| !stay.is_zero());
         if self.write_epochs.is_some() {
@@ -260,6 +275,9 @@ impl BucketConfig {
         }
         if self.mirror.is_some() && self.atomic == Some(true) {
             return wrong("atomic", "is not for a mirror; set it on the original bucket".into());
+        }
+        if self.mirror.is_some() && self.index_entries == Some(true) {
+            return wrong("index_entries", "is not for a mirror; set it on the original bucket".into());
         }
         if self.mirror.is_some() && (self.write_epochs.is_some() || self.write_epoch.is_some()) {
             return wrong("write_epochs", "is not for a mirror; set it on the original bucket".into());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::future::join_all;
 
 use super::subject::{BackendUnderTest, Bucket, delete, full_headers, id_of, key, purge, put};
-use crate::backend::{Batch, Precondition, RawEntry, StartFrom, Write};
+use crate::backend::{Batch, KeySpace, Precondition, RawEntry, StartFrom, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
@@ -21,7 +21,7 @@ async fn with_batches(subject: &BackendUnderTest, change: impl FnOnce(&mut Bucke
 }
 
 fn check(on: &str, revision: Revision) -> Precondition {
-    Precondition { key: key(on), revision }
+    Precondition { space: KeySpace::Records, key: key(on), revision }
 }
 
 /// Asserts that a conflict, if it names a key, names this key, and that its revisions are correct.
@@ -94,7 +94,7 @@ pub async fn batch_checks_preconditions_atomically(subject: &BackendUnderTest) {
                 let leader = crate::backend::ReadAt::Newest(crate::backend::Read::Leader);
                 let (mine, other) = if writer % 2 == 0 { (&left, &right) } else { (&right, &left) };
                 let read = async |k| {
-                    raw.read(k, leader, subject.deadline())
+                    raw.read(KeySpace::Records, k, leader, subject.deadline())
                         .await
                         .expect("the read succeeds")
                         .expect("the record exists")
@@ -106,7 +106,11 @@ pub async fn batch_checks_preconditions_atomically(subject: &BackendUnderTest) {
                         put(mine, &next.to_string()).if_revision(now.revision),
                         put(&key(&format!("noise.{writer}")), "v").if_revision(noise(&applied)),
                     ],
-                    preconditions: vec![Precondition { key: other.clone(), revision: seen.revision }],
+                    preconditions: vec![Precondition {
+                        space: KeySpace::Records,
+                        key: other.clone(),
+                        revision: seen.revision,
+                    }],
                 };
                 match raw.commit(batch, subject.deadline()).await {
                     Ok(revisions) => applied.push((revisions, next)),

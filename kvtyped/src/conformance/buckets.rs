@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::subject::{BackendUnderTest, delete, key, purge, put};
-use crate::backend::{ClockReading, ReadAt};
+use crate::backend::{ClockReading, KeySpace, ReadAt};
 use crate::config::{BucketConfig, Storage};
 use crate::error::{ErrorKind, Outcome};
 use crate::revision::Revision;
@@ -241,7 +241,7 @@ pub async fn clock_dates_entries(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let key = key("a");
     let revision = bucket.write(put(&key, "1")).await;
-    let read = bucket.raw.read(&key, ReadAt::Revision(revision), subject.deadline()).await;
+    let read = bucket.raw.read(KeySpace::Records, &key, ReadAt::Revision(revision), subject.deadline()).await;
     let created = read.expect("it reads").expect("the entry exists").created;
     let apart = |time: SystemTime| time.duration_since(created).unwrap_or_else(|before| before.duration());
     let status = bucket.raw.status(subject.deadline()).await.expect("the bucket has a status");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::subject::{BackendUnderTest, Bucket, delete, key, purge, put, seconds};
-use crate::backend::{Operation, Precondition, RawEntry, StartFrom, Write};
+use crate::backend::{KeySpace, Operation, Precondition, RawEntry, StartFrom, Write};
 use crate::config::{BucketConfig, WriteEpochs};
 use crate::error::{Error, ErrorKind};
 use crate::key::Pattern;
@@ -205,7 +205,7 @@ pub async fn verbs_work_in_epochs(subject: &BackendUnderTest) {
     let second = write(put(&a, "2").if_revision(first)).await;
     assert!(refusal(put(&a, "never").if_revision(first)).await.is_conflict(), "the revision is stale");
     if subject.has_key_ttl().await {
-        let on = |revision| Some(Precondition { key: a.clone(), revision });
+        let on = |revision| Some(Precondition { space: KeySpace::Records, key: a.clone(), revision });
         write(Write { precondition: on(second), ..put(&b, "1") }).await;
         let stale = Write { precondition: on(first), ..put(&b, "never") };
         assert!(refusal(stale).await.is_conflict(), "the other key has another revision");
@@ -234,7 +234,7 @@ pub async fn batch_has_one_epoch(subject: &BackendUnderTest) {
     for epochs in [WriteEpochs::Open, WriteEpochs::Closed] {
         let Some(bucket) = with_epochs(subject, epochs, |_| {}).await else { return };
         let (a, b) = (key("a"), key("b"));
-        let check = |on: &str, revision| Precondition { key: key(on), revision };
+        let check = |on: &str, revision| Precondition { space: KeySpace::Records, key: key(on), revision };
         let mixed = bucket.refusal_of_batch(&[at(1, put(&a, "v")), put(&b, "v")], &[]).await;
         assert!(matches!(mixed.kind(), ErrorKind::InvalidBatch { .. }), "{mixed:?}");
         let writes = |epoch| [at(epoch, put(&a, "v").if_revision(Revision::ZERO)), at(epoch, put(&b, "v"))];

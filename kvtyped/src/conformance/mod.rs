@@ -28,6 +28,7 @@ mod watch_probe;
 pub mod watching;
 pub mod buckets;
 pub mod epochs;
+pub mod index_entries;
 pub mod counters;
 pub mod connection;
 
@@ -128,6 +129,20 @@ macro_rules! __conformance_rules {
             epochs::existing_bucket_gets_write_epochs
             epochs::verbs_work_in_epochs
             epochs::batch_has_one_epoch
+            index_entries::key_spaces_are_independent
+            index_entries::index_entries_are_no_records
+            index_entries::watch_resumes_across_index_entries
+            index_entries::index_entry_has_no_history
+            index_entries::index_entry_outlives_the_ttl
+            index_entries::index_entry_is_a_plain_value
+            index_entries::precondition_may_name_another_space
+            index_entries::batch_writes_both_spaces
+            index_entries::erased_index_entry_leaves_nothing
+            index_entries::listing_returns_keys_in_order
+            index_entries::listing_survives_changes
+            index_entries::count_matches_the_listing
+            index_entries::index_entries_need_the_setting
+            index_entries::ttl_of_bucket_with_index_needs_limit_markers
             counters::counters_and_records_use_separate_buckets
             counters::increment_returns_the_new_total
             counters::concurrent_increments_count_once

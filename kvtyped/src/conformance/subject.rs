@@ -10,8 +10,8 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::backend::{
-    Backend, Batch, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, RecordHeaders,
-    ScanRequest, Write, WriteKind,
+    Backend, Batch, Deadline, KeySpace, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt,
+    RecordHeaders, ScanRequest, Write, WriteKind,
 };
 use crate::config::{BucketConfig, Storage};
 use crate::error::{Error, Outcome};
@@ -226,7 +226,7 @@ impl Bucket {
     }
 
     pub(super) async fn read(&self, on: &Key, at: ReadAt) -> Option<RawEntry> {
-        match self.raw.read(on, at, self.subject.deadline()).await {
+        match self.raw.read(KeySpace::Records, on, at, self.subject.deadline()).await {
             Ok(entry) => entry,
             Err(error) => panic!("a read of {on:?}, {at:?}, fails: {error:?}"),
         }
@@ -241,7 +241,10 @@ impl Bucket {
 
     /// Erases the entries of a key up to a revision. Returns their number.
     pub(super) async fn erase(&self, on: &Key, through: Revision) -> u64 {
-        self.raw.purge_through(on, through, self.subject.deadline()).await.expect("the entries are erased")
+        self.raw
+            .purge_through(KeySpace::Records, on, through, self.subject.deadline())
+            .await
+            .expect("the entries are erased")
     }
 
     /// Returns the newest entry of a key on the leader.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use super::subject::{BackendUnderTest, Bucket, delete, full_headers, id_of, key, purge, put};
-use crate::backend::{Operation, Precondition, Read, ReadAt, RecordHeaders, Write, WriteKind};
+use crate::backend::{KeySpace, Operation, Precondition, Read, ReadAt, RecordHeaders, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::key::Pattern;
@@ -95,7 +95,7 @@ pub async fn precondition_may_name_another_key(subject: &BackendUnderTest) {
     let bucket = subject.bucket(|_| {}).await;
     let (lock, data) = (key("lock"), key("data"));
     let guarded = |value: &str, revision| Write {
-        precondition: Some(Precondition { key: lock.clone(), revision }),
+        precondition: Some(Precondition { space: KeySpace::Records, key: lock.clone(), revision }),
         ..put(&data, value)
     };
     if !subject.has_key_ttl().await {

@@ -20,6 +20,13 @@ pub enum ErrorKind {
     },
     /// `create` found a live record under the key. [`Error::revision`](super::Error::revision) is its revision.
     AlreadyExists,
+    /// Another record has a value of a unique index. Nothing was written.
+    NotUnique {
+        /// The name of the index.
+        index: &'static str,
+        /// The encoded key of the record that has the value. A hash of it if the model has a sensitive key.
+        owner: String,
+    },
     /// The key has no live record.
     NotFound,
     /// The closure of a `modify` changed a field of the key.
@@ -80,6 +87,12 @@ pub enum ErrorKind {
         sent: Option<u64>,
         /// The epoch of the bucket, if the backend reported it.
         current: Option<u64>,
+    },
+    /// An index is not built yet, so a lookup would miss records. The bucket had records before the model had the index, or
+    /// the definition of the index changed.
+    IndexBuilding {
+        /// The name of the index.
+        index: String,
     },
     /// The validation function of the model refused the record, so nothing was written. The source of the error is a
     /// [`Refusal`](crate::model::Refusal) with the reason.
@@ -250,6 +263,10 @@ impl ErrorKind {
             Self::AlreadyExists => {
                 f.write_str("a record exists already; use `update`, `put` or `modify` to change it")
             }
+            Self::NotUnique { index, owner } => write!(
+                f,
+                "the record `{owner}` has the same value of the unique index `{index}`; use another value"
+            ),
             Self::NotFound => f.write_str("the key has no record; write one with `create` or `put`"),
             Self::KeyChanged => f.write_str("the closure changed a field of the key; write a new record instead"),
             Self::RetriesExhausted { attempts, elapsed } => write!(
@@ -286,6 +303,9 @@ impl ErrorKind {
             Self::EpochMoved { sent, current } => {
                 let shown = |epoch: &Option<u64>| epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
                 write!(f, "the write epoch moved: sent {}, the bucket has {}; open the bucket again", shown(sent), shown(current))
+            }
+            Self::IndexBuilding { index } => {
+                write!(f, "the index `{index}` is not built, so a lookup would miss records; build it, and look up again")
             }
             Self::Invalid { path } => write!(f, "the record is invalid: `{path}` refused it; the source of the error has the reason"),
             Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),

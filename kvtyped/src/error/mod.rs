@@ -148,11 +148,14 @@ impl Error {
 
     /// Whether another writer came first. Read the record again before the next write.
     ///
-    /// `true` for `Conflict`, `AlreadyExists` and `RetriesExhausted`.
+    /// `true` for `Conflict`, `AlreadyExists`, `NotUnique` and `RetriesExhausted`.
     pub fn is_conflict(&self) -> bool {
         matches!(
             self.0.kind,
-            ErrorKind::Conflict { .. } | ErrorKind::AlreadyExists | ErrorKind::RetriesExhausted { .. }
+            ErrorKind::Conflict { .. }
+                | ErrorKind::AlreadyExists
+                | ErrorKind::NotUnique { .. }
+                | ErrorKind::RetriesExhausted { .. }
         )
     }
 
@@ -293,6 +296,14 @@ impl Error {
         Self::unsupported(
             "a bucket with atomic batches; open it with `.atomic(true).on_drift(Drift::Update)`",
             format!("bucket `{bucket}` without atomic batches"),
+        )
+    }
+
+    /// Returns the error of an index entry in a bucket without index entries.
+    pub(crate) fn no_index_entries(bucket: &str) -> Self {
+        Self::unsupported(
+            "a bucket with index entries; open it with its model and `.on_drift(Drift::Update)`",
+            format!("bucket `{bucket}` without index entries"),
         )
     }
 

@@ -34,6 +34,11 @@ impl Error {
         {
             *subject = format!("{start}{}", key_hash(key));
         }
+        if let ErrorKind::NotUnique { owner, .. } = &mut self.0.kind
+            && !owner.starts_with('#')
+        {
+            *owner = key_hash(owner);
+        }
         let Some(source) = &mut self.0.source else { return };
         if let Some(error) = source.downcast_mut::<Self>() {
             error.hide();

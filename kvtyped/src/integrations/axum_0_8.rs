@@ -43,6 +43,7 @@
 //! | an unknown outcome, of any kind | 500 with `"outcome": "unknown"`: the client must read before it repeats the request |
 //! | `NotFound` | 404 |
 //! | `Conflict`, `AlreadyExists` | 409; 412 if the request had a precondition |
+//! | `NotUnique` | 409 |
 //! | `Aborted`, `Fenced` | 409 |
 //! | `TooLarge` | 413 |
 //! | `InvalidKey`, `Invalid`, `FingerprintMismatch` | 422 |
@@ -98,9 +99,11 @@ impl HttpError {
             ErrorKind::Conflict { .. } | ErrorKind::AlreadyExists if self.had_precondition => {
                 StatusCode::PRECONDITION_FAILED
             }
-            ErrorKind::Conflict { .. } | ErrorKind::AlreadyExists | ErrorKind::Aborted | ErrorKind::Fenced => {
-                StatusCode::CONFLICT
-            }
+            ErrorKind::Conflict { .. }
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotUnique { .. }
+            | ErrorKind::Aborted
+            | ErrorKind::Fenced => StatusCode::CONFLICT,
             ErrorKind::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::InvalidKey | ErrorKind::Invalid { .. } | ErrorKind::FingerprintMismatch => {
                 StatusCode::UNPROCESSABLE_ENTITY

@@ -331,7 +331,7 @@ impl<'a, T: KvModel, C: Changes<T>> Engine<'a, T, C> {
                 open.revisions.remove(&at);
                 None
             }
-            Err(error) if error.is_conflict() => {
+            Err(error) if error.is_conflict() && !is_of_record(&error) => {
                 self.pacer.acknowledged(sent, now);
                 self.progress.raced += 1;
                 open.has_raced = true;
@@ -388,6 +388,7 @@ fn is_of_record(error: &Error) -> bool {
             | ErrorKind::TooOld { .. }
             | ErrorKind::Encode { .. }
             | ErrorKind::KeyChanged
+            | ErrorKind::NotUnique { .. }
             | ErrorKind::TooLarge { .. }
     );
     is_of_record && error.outcome() == Outcome::NotApplied

@@ -28,6 +28,7 @@
 // | `engine` | one pass over the records |
 // | `options` | the options that all jobs share |
 // | `migrate`, `rewrite` | the jobs over all records |
+// | `verify_indexes`, `build_index`, `drop_index` | the entries of all records |
 mod lease;
 mod versions;
 mod switch;
@@ -38,9 +39,15 @@ mod engine;
 mod options;
 mod migrate;
 mod rewrite;
+mod verify_indexes;
+mod build_index;
+mod drop_index;
 
+pub use self::build_index::{BuildIndex, IndexBuildProgress, IndexBuilt};
+pub use self::drop_index::DropIndex;
 pub use self::engine::RewriteProgress;
 pub use self::migrate::{DryRun, Migrate, Migrated, MigrationPlan};
 pub use self::rewrite::{Rewrite, Rewritten};
 pub use self::switch::{SwitchVersion, VersionSwitch};
+pub use self::verify_indexes::{IndexCheck, IndexReport, VerifyIndexes};
 pub use self::versions::{CountVersions, SchemaVersions};

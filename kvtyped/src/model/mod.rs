@@ -9,6 +9,7 @@ mod version;
 pub(crate) mod upgraded;
 mod golden;
 mod refusal;
+mod reference;
 pub mod index;
 
 pub use self::card::ModelCard;
@@ -17,6 +18,7 @@ pub use self::filter::Filter;
 pub use self::golden::{golden, golden_with};
 pub use self::index::{Indexable, Indexed, Lookup};
 pub use self::raw::RawRecord;
+pub use self::reference::Ref;
 pub use self::refusal::Refusal;
 pub use self::unknown_fields::UnknownFields;
 pub use self::version::{DecodeError, DowngradeTo, KvVersion, ModelSchema, UpgradeError, UpgradeFrom, VersionSchema};

@@ -8,6 +8,7 @@
 mod declared_model;
 mod error;
 mod gate;
+mod required;
 mod transaction;
 mod tx;
 mod transact;

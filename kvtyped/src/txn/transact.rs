@@ -11,7 +11,7 @@ use super::declared_model::DeclaredModel;
 use super::error::{Abort, TransactError};
 use super::gate::{Activity, ContentionGate, Tracked};
 use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
-use crate::backend::{Backoff, Deadline, OnDrop, Read, detached};
+use crate::backend::{Backoff, Deadline, KeySpace, OnDrop, Precondition, RawEntry, Read, ReadAt, detached};
 use crate::bucket::{Bucket, CasAttempts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
@@ -185,10 +185,14 @@ impl<T: KvModel> Bucket<T> {
     /// Applies the writes if the reads are current.
     async fn commit_attempt(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
         if view.is_read_only() {
-            return if view.read.len() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
+            return if view.reads() < 2 { Ok(()) } else { self.validate_reads(view, deadline).await };
+        }
+        if view.is_indexed() {
+            return self.commit_records(view, deadline).await;
         }
         let batch = view.batch();
-        for precondition in batch.preconditions.iter().filter(|precondition| precondition.revision > Revision::ZERO) {
+        let records = batch.preconditions.iter().filter(|precondition| precondition.space == KeySpace::Records);
+        for precondition in records.filter(|precondition| precondition.revision > Revision::ZERO) {
             self.check_identity(&precondition.key, precondition.revision, deadline).await?;
         }
         let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
@@ -204,16 +208,49 @@ impl<T: KvModel> Bucket<T> {
         }
     }
 
+    /// Commits the writes with the index entries of their records.
+    async fn commit_records(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
+        let raw = self.raw(OPERATION)?;
+        let keys = view.unread();
+        let entries = raw.read_many(&keys, Read::Leader, deadline).await?;
+        let records = view.records(&keys.into_iter().zip(entries).collect());
+        let preconditions = view.read_preconditions();
+        for precondition in
+            preconditions.iter().filter(|check| check.space == KeySpace::Records && check.revision > Revision::ZERO)
+        {
+            self.check_identity(&precondition.key, precondition.revision, deadline).await?;
+        }
+        match self.commit_indexed(records, preconditions, &view.targets(), deadline).await {
+            Ok(written) => {
+                written.iter().for_each(|(revision, id)| {
+                    self.record_write(*revision, id);
+                });
+                Ok(())
+            }
+            Err(error) => Err(self.explain_conflict(error, deadline).await),
+        }
+    }
+
     /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
-        let preconditions = view.read_preconditions();
-        let keys: Vec<_> = preconditions.iter().map(|precondition| precondition.key.clone()).collect();
-        let found = self.raw(OPERATION)?.read_many(&keys, Read::Leader, deadline).await?;
-        for (precondition, entry) in preconditions.into_iter().zip(found) {
-            let (expected, actual) = (precondition.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
-            if expected != actual {
-                let kind = ErrorKind::Conflict { expected, actual: Some(actual) };
-                return Err(Error::new(kind).with_key(precondition.key.as_str()));
+        let raw = self.raw(OPERATION)?;
+        let is_record = |precondition: &Precondition| precondition.space == KeySpace::Records;
+        let (records, claims): (Vec<_>, Vec<_>) = view.read_preconditions().into_iter().partition(is_record);
+        let conflict = |expected, entry: Option<RawEntry>| {
+            let actual = entry.map_or(Revision::ZERO, |entry| entry.revision);
+            (expected != actual).then(|| Error::new(ErrorKind::Conflict { expected, actual: Some(actual) }))
+        };
+        for Precondition { space, key, revision } in claims {
+            let entry = raw.read(space, &key, ReadAt::Newest(Read::Leader), deadline).await?;
+            if let Some(error) = conflict(revision, entry) {
+                return Err(error);
+            }
+        }
+        let keys: Vec<_> = records.iter().map(|precondition| precondition.key.clone()).collect();
+        let found = raw.read_many(&keys, Read::Leader, deadline).await?;
+        for (precondition, entry) in records.into_iter().zip(found) {
+            if let Some(error) = conflict(precondition.revision, entry) {
+                return Err(error.with_key(precondition.key.as_str()));
             }
         }
         Ok(())

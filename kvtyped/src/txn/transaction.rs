@@ -1,15 +1,18 @@
 //! `transaction`: a builder for writes that are applied all or nothing.
 
+use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{Backoff, Batch, Precondition, Read, Write, WriteKind};
-use crate::bucket::content::Content;
+use super::required;
+use crate::backend::{Backoff, Batch, Deadline, KeySpace, Precondition, Read, Write, WriteKind};
+use crate::bucket::content::{Content, Target};
+use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
 use crate::bucket::{Bucket, FenceResult, check_ttl, decode, precondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::KvModel;
+use crate::model::{Indexable, KvModel, Ref};
 use crate::revision::Revision;
 
 const OPERATION: &str = "transaction";
@@ -49,8 +52,8 @@ impl<T: KvModel> Bucket<T> {
     /// # }
     /// ```
     pub fn transaction(&self) -> Transaction<'_, T> {
-        let (steps, checks) = (Vec::new(), Vec::new());
-        Transaction { bucket: self, steps, checks, fence: None, deferred_error: None, timeout: None }
+        let (steps, checks, required) = (Vec::new(), Vec::new(), Vec::new());
+        Transaction { bucket: self, steps, checks, required, fence: None, deferred_error: None, timeout: None }
     }
 }
 
@@ -60,6 +63,8 @@ pub struct Transaction<'a, T> {
     bucket: &'a Bucket<T>,
     steps: Vec<StagedWrite>,
     checks: Vec<Precondition>,
+    /// The keys whose records must exist.
+    required: Vec<Key>,
     /// The precondition of a fenced transaction.
     fence: Option<Precondition>,
     /// The first error of the builder.
@@ -72,6 +77,8 @@ struct StagedWrite {
     key: Key,
     content: Content,
     expected: ExpectedRevision,
+    /// The indexes of the model, if it has any.
+    indexes: Option<ModelIndexes>,
 }
 
 /// The expected state of a key.
@@ -144,7 +151,7 @@ impl<T: KvModel> Transaction<'_, T> {
         let ttl = match self.steps.last() {
             // A purge removes the history, so no earlier revision can reappear.
             Some(StagedWrite { content: Content { kind: WriteKind::Purge, .. }, .. }) => {
-                crate::bucket::parse_ttl(ttl).map(Some)
+                crate::bucket::parse_marker_ttl::<T>(ttl).map(Some)
             }
             Some(_) => check_ttl(self.bucket.config(), Some(ttl)),
             None => Err(option_without_write("ttl")),
@@ -165,9 +172,51 @@ impl<T: KvModel> Transaction<'_, T> {
     /// [`Revision::ZERO`] means that the key must have no entry, not even a delete marker.
     pub fn check<K: ModelKey>(mut self, key: &K, revision: Revision) -> Self {
         match self.encode(key) {
-            Ok(key) => self.checks.push(Precondition { key, revision }),
+            Ok(key) => self.checks.push(Precondition { space: KeySpace::Records, key, revision }),
             Err(error) => self.fail(error),
         }
+        self
+    }
+
+    /// Applies the transaction only if the record of each reference in a field exists: of a
+    /// [`Ref`](crate::model::Ref), or of an `Option` or a list of references.
+    ///
+    /// The commit reads the records, and checks that they are unchanged when it writes. A record that changes in between
+    /// is read again. A record that the transaction itself writes exists. Each record counts as a check.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// use kvtyped::model::Ref;
+    ///
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "app", key = "team.{name}")]
+    /// # struct Team { name: String }
+    /// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// #[kv(bucket = "app", key = "user.{id}")]
+    /// struct User { id: u64, team: Ref<Team> }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let users: Bucket<User> = Store::memory().bucket().await?;
+    /// # let ada = User { id: 1, team: Ref::new(TeamKey::new("core")) };
+    ///
+    /// let error = users.transaction().put(&ada).exists(&ada.team).commit().await.unwrap_err();
+    /// assert!(error.is_not_found() && error.key() == Some("team.core"));
+    ///
+    /// let team = Team { name: "core".into() };
+    /// users.transaction().put(&team).put(&ada).exists(&ada.team).commit().await?;
+    /// users.transaction().put(&ada).exists(&ada.team).commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exists<M: KvModel, F: Indexable<Value = Ref<M>>>(mut self, field: &F) -> Self {
+        field.each_value(&mut |reference| {
+            let member = DeclaredModel::new::<T>().check::<M>(self.bucket.name());
+            match member.and_then(|()| Ok(reference.key().encode()?)) {
+                Ok(key) if self.required.contains(&key) => {}
+                Ok(key) => self.required.push(key),
+                Err(error) => self.fail(error),
+            }
+        });
         self
     }
 
@@ -214,7 +263,7 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     async fn run(self) -> Result<Committed> {
-        let Self { bucket, mut steps, checks, fence, deferred_error: wrong, timeout } = self;
+        let Self { bucket, mut steps, checks, mut required, fence, deferred_error: wrong, timeout } = self;
         if let Some(error) = wrong {
             return Err(error);
         }
@@ -222,14 +271,27 @@ impl<T: KvModel> Transaction<'_, T> {
         let deadline = bucket.deadline(timeout);
         let expected = steps.iter().filter_map(StagedWrite::precondition).chain(checks.clone());
         let seen: Vec<_> = expected.filter(|precondition| precondition.revision > Revision::ZERO).collect();
-        for Precondition { key, revision } in &seen {
+        for Precondition { key, revision, .. } in &seen {
             let same = bucket.check_identity(key, *revision, deadline).await;
             same.map_err(|error| error.with_key(key.as_str()))?;
         }
+        for step in &steps {
+            if required.contains(&step.key) && !matches!(step.content.kind, WriteKind::Put(_)) {
+                return Err(required::is_removed(&step.key));
+            }
+        }
+        required.retain(|key| !steps.iter().any(|step| step.key == *key));
+        let mut existing = required::read(&**raw, &required, deadline).await?;
         let targets: Vec<_> = steps.iter().filter_map(|step| step.content.target).collect();
+        if steps.iter().any(|step| step.indexes.is_some()) {
+            return bucket.commit_steps(&steps, (&checks, &required), fence.as_ref(), &targets, deadline).await;
+        }
         let mut backoff = Backoff::contention_of_batches();
         loop {
-            let batch = Batch { writes: steps.iter().map(StagedWrite::write).collect(), preconditions: checks.clone() };
+            let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
+            let existing_only = existing.iter().filter(|existing| !is_checked(&existing.key));
+            let preconditions = checks.iter().chain(existing_only).cloned().collect();
+            let batch = Batch { writes: steps.iter().map(StagedWrite::write).collect(), preconditions };
             let ids: Vec<_> = batch.writes.iter().map(|write| write.id.clone()).collect();
             let conflict = match bucket.commit_batch(batch, &targets, deadline).await {
                 Ok(revisions) => {
@@ -248,7 +310,8 @@ impl<T: KvModel> Transaction<'_, T> {
             // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
             let found = raw.read_many(&created, Read::Leader, deadline).await?;
-            let mut is_updated = false;
+            let now = required::read(&**raw, &required, deadline).await?;
+            let mut is_updated = std::mem::replace(&mut existing, now) != existing;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
                 let revision = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
                 if entry.is_some_and(|entry| !entry.is_removed()) {
@@ -269,7 +332,8 @@ impl<T: KvModel> Transaction<'_, T> {
         let typed = record.key();
         let parts = member.and_then(|()| typed.encode().map_err(Error::from)).and_then(|key| {
             let content = decode::encode(record, typed, &self.bucket.schema(), None);
-            Ok(StagedWrite { content: content.map_err(|error| error.with_key(key.as_str()))?, key, expected })
+            let content = content.map_err(|error| error.with_key(key.as_str()))?;
+            Ok(StagedWrite { content, key, expected, indexes: ModelIndexes::of::<M>() })
         });
         match parts {
             Ok(step) => self.steps.push(step),
@@ -284,7 +348,9 @@ impl<T: KvModel> Transaction<'_, T> {
         match staged {
             Ok((key, target)) => {
                 let content = Content::removal(kind, target);
-                self.steps.push(StagedWrite { key, content, expected: ExpectedRevision::Anything });
+                // Only the model of the handle is at hand. The entries of a record of another model stay until a repair.
+                let indexes = ModelIndexes::of::<T>().filter(|_| TypeId::of::<K>() == TypeId::of::<T::Key>());
+                self.steps.push(StagedWrite { key, content, expected: ExpectedRevision::Anything, indexes });
             }
             Err(error) => self.fail(error),
         }
@@ -303,6 +369,76 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 }
 
+impl<T: KvModel> Bucket<T> {
+    /// Commits the writes with the index entries of their records. Reads the records that the writes replace.
+    async fn commit_steps(
+        &self,
+        steps: &[StagedWrite],
+        (checks, required): (&[Precondition], &[Key]),
+        fence: Option<&Precondition>,
+        targets: &[Target],
+        deadline: Deadline,
+    ) -> Result<Committed> {
+        let raw = self.raw(OPERATION)?;
+        let keys: Vec<_> = steps.iter().map(|step| step.key.clone()).collect();
+        let mut backoff = Backoff::contention_of_batches();
+        loop {
+            let existing = required::read(&**raw, required, deadline).await?;
+            let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
+            let existing = existing.into_iter().filter(|existing| !is_checked(&existing.key));
+            let preconditions = checks.iter().cloned().chain(existing).collect();
+            let found = raw.read_many(&keys, Read::Leader, deadline).await?;
+            let mut records = Vec::with_capacity(steps.len());
+            for (step, base) in steps.iter().zip(found) {
+                let actual = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+                match step.expected {
+                    ExpectedRevision::NoRecord(_) if base.as_ref().is_some_and(|entry| !entry.is_removed()) => {
+                        let error = Error::new(ErrorKind::AlreadyExists).at_revision(actual);
+                        return Err(error.with_key(step.key.as_str()));
+                    }
+                    ExpectedRevision::This(expected) if expected != actual => {
+                        let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(actual) });
+                        return Err(self.explain_conflict(conflict.with_key(step.key.as_str()), deadline).await);
+                    }
+                    _ => {}
+                }
+                let mut content = step.content.clone();
+                let index = content.index.take();
+                let mut write = content.write(step.key.clone());
+                if step.indexes.is_some() || step.expected != ExpectedRevision::Anything {
+                    write = write.if_revision(actual);
+                }
+                let indexed = step.indexes.zip(index).map(|(indexes, new)| (base, new, indexes));
+                records.push(BatchRecord { write, indexed });
+            }
+            let conflict = match self.commit_indexed(records, preconditions, targets, deadline).await {
+                Ok(written) => {
+                    let revisions = written.iter().map(|(revision, id)| self.record_write(*revision, id));
+                    return Ok(Committed { revisions: revisions.collect() });
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            if let Some(fence) = fence
+                && precondition::is_superseded(&**raw, fence, &conflict, deadline).await?
+            {
+                return Err(Error::new(ErrorKind::Fenced));
+            }
+            let checked: Vec<_> = checks.iter().map(|check| check.key.clone()).collect();
+            for (check, entry) in checks.iter().zip(raw.read_many(&checked, Read::Leader, deadline).await?) {
+                let (expected, actual) = (check.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
+                if expected != actual {
+                    let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(actual) });
+                    return Err(conflict.with_key(check.key.as_str()));
+                }
+            }
+            if !backoff.pause(deadline).await {
+                return Err(conflict);
+            }
+        }
+    }
+}
+
 fn option_without_write(option: &str) -> Error {
     Error::new(ErrorKind::InvalidBatch {
         reason: format!("`.{option}` has no write to apply to; call it after a write"),
@@ -318,7 +454,7 @@ impl StagedWrite {
         match self.expected {
             ExpectedRevision::Anything => None,
             ExpectedRevision::This(revision) | ExpectedRevision::NoRecord(revision) => {
-                Some(Precondition { key: self.key.clone(), revision })
+                Some(Precondition { space: KeySpace::Records, key: self.key.clone(), revision })
             }
         }
     }
@@ -332,12 +468,13 @@ impl StagedWrite {
 /// Shows keys, and no values.
 impl<T: KvModel> fmt::Debug for Transaction<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, steps, checks, fence: _, deferred_error: _, timeout } = self;
+        let Self { bucket, steps, checks, required, fence: _, deferred_error: _, timeout } = self;
         let keys: Vec<_> = steps.iter().map(|step| step.key.as_str()).collect();
         f.debug_struct("Transaction")
             .field("bucket", bucket)
             .field("writes", &keys)
             .field("checks", checks)
+            .field("required", required)
             .field("timeout", timeout)
             .finish_non_exhaustive()
     }

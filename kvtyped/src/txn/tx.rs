@@ -1,5 +1,6 @@
 //! The handle that the closure of a transaction reads and writes with.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,12 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::declared_model::DeclaredModel;
-use crate::backend::{Batch, Deadline, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
+use crate::backend::{Batch, Deadline, KeySpace, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
 use crate::bucket::content::{Content, Target};
-use crate::bucket::{BucketSchema, check_ttl, decode};
+use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
+use crate::bucket::{BucketSchema, check_ttl, decode, read_claim};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::{KvModel, SingleRevision};
+use crate::model::index::{Claim, UniqueLookup};
+use crate::model::{Indexed, KvModel, SingleRevision};
 use crate::revision::Revision;
 
 pub(super) const OPERATION: &str = "transact";
@@ -43,7 +46,11 @@ pub(super) struct TxAttempt {
 pub(super) struct ReadWriteSet {
     /// The newest entry of each key that was read, including delete markers.
     pub(super) read: BTreeMap<Key, Option<RawEntry>>,
+    /// The claim of each unique value that was read, with its revision.
+    claims: BTreeMap<Key, (Revision, Option<Claim>)>,
     written: BTreeMap<Key, Content>,
+    /// The indexes of the written records whose models have any.
+    indexes: BTreeMap<Key, ModelIndexes>,
     is_over: bool,
 }
 
@@ -51,7 +58,15 @@ impl ReadWriteSet {
     /// Returns the revision of each key that was read, as a precondition.
     pub(super) fn read_preconditions(&self) -> Vec<Precondition> {
         let revision = |entry: &Option<RawEntry>| entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
-        self.read.iter().map(|(key, entry)| Precondition { key: key.clone(), revision: revision(entry) }).collect()
+        let on = |space, key: &Key, revision| Precondition { space, key: key.clone(), revision };
+        let records = self.read.iter().map(|(key, entry)| on(KeySpace::Records, key, revision(entry)));
+        let claims = self.claims.iter().map(|(key, (revision, _))| on(KeySpace::Index, key, *revision));
+        records.chain(claims).collect()
+    }
+
+    /// Returns the number of reads.
+    pub(super) fn reads(&self) -> usize {
+        self.read.len() + self.claims.len()
     }
 
     /// Returns the schema versions that the bucket must take.
@@ -61,6 +76,32 @@ impl ReadWriteSet {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.written.is_empty()
+    }
+
+    /// Whether a written record has index entries.
+    pub(super) fn is_indexed(&self) -> bool {
+        !self.indexes.is_empty()
+    }
+
+    /// Returns the written keys that were not read, and whose records have index entries.
+    pub(super) fn unread(&self) -> Vec<Key> {
+        self.indexes.keys().filter(|key| !self.read.contains_key(*key)).cloned().collect()
+    }
+
+    /// Returns the writes with what their index entries need. `unread` are the entries of the keys that were not read.
+    pub(super) fn records(&self, unread: &BTreeMap<Key, Option<RawEntry>>) -> Vec<BatchRecord> {
+        let record = |(key, content): (&Key, &Content)| {
+            let mut content = content.clone();
+            let index = content.index.take();
+            let mut write = content.write(key.clone());
+            let base = self.read.get(key).or_else(|| unread.get(key)).cloned().flatten();
+            let indexes = self.indexes.get(key).copied();
+            if indexes.is_some() {
+                write = write.if_revision(base.as_ref().map_or(Revision::ZERO, |entry| entry.revision));
+            }
+            BatchRecord { write, indexed: indexes.zip(index).map(|(indexes, new)| (base, new, indexes)) }
+        };
+        self.written.iter().map(record).collect()
     }
 
     /// Returns the writes, with the reads as preconditions.
@@ -94,9 +135,21 @@ impl TxAttempt {
         if let Some(entry) = self.set().read.get(key) {
             return Ok(entry.clone());
         }
-        let entry = self.raw.read(key, ReadAt::Newest(self.read), self.deadline).await?;
+        let entry = self.raw.read(KeySpace::Records, key, ReadAt::Newest(self.read), self.deadline).await?;
         // If two futures read the key at once, both receive the result of the first.
         Ok(self.set().read.entry(key.clone()).or_insert(entry).clone())
+    }
+}
+
+impl TxAttempt {
+    /// Reads the claim of a unique value once.
+    async fn read_claim(&self, key: &Key) -> Result<Option<Claim>> {
+        if let Some((_, claim)) = self.set().claims.get(key) {
+            return Ok(claim.clone());
+        }
+        let found = read_claim(&*self.raw, key, self.read, self.deadline).await?;
+        // If two futures read the claim at once, both receive the result of the first.
+        Ok(self.set().claims.entry(key.clone()).or_insert(found).1.clone())
     }
 }
 
@@ -131,8 +184,11 @@ impl<T: KvModel> Tx<T> {
         Ok(set)
     }
 
-    fn stage(&self, key: Key, content: Content) -> Result<()> {
+    fn stage(&self, key: Key, content: Content, indexes: Option<ModelIndexes>) -> Result<()> {
         let mut set = self.set()?;
+        if let Some(indexes) = indexes {
+            set.indexes.insert(key.clone(), indexes);
+        }
         set.written.insert(key, content);
         if set.written.len() > Batch::MAX_MESSAGES {
             let reason = format!("a transaction has at most {} writes and checks; split it", Batch::MAX_MESSAGES);
@@ -153,7 +209,7 @@ impl<T: KvModel> Tx<T> {
             Ok(content.with_ttl(check_ttl(self.run.raw.config(), ttl)?))
         });
         let content = content.map_err(|error| self.located(error, Some(&key)))?;
-        self.stage(key, content)
+        self.stage(key, content, ModelIndexes::of::<M>())
     }
 
     /// Returns the schema version of a record that this transaction has read.
@@ -163,9 +219,12 @@ impl<T: KvModel> Tx<T> {
         found.map(decode::stored_version::<M>).transpose()
     }
 
-    fn stage_removal(&self, key: Key, kind: WriteKind) -> Result<()> {
+    fn stage_removal<K: ModelKey>(&self, key: &K, kind: WriteKind) -> Result<()> {
+        let key = self.encode(key)?;
+        // Only the model of the handle is at hand. The entries of a record of another model stay until a repair.
+        let indexes = ModelIndexes::of::<T>().filter(|_| TypeId::of::<K>() == TypeId::of::<T::Key>());
         let target = self.run.schema.target::<T>().map_err(|error| self.located(error, Some(&key)))?;
-        self.stage(key, Content::removal(kind, target))
+        self.stage(key, Content::removal(kind, target), indexes)
     }
 
     /// Returns the newest entry of a key, as this transaction sees it.
@@ -226,7 +285,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn delete<K: ModelKey>(&self, key: &K) -> Result<()> {
-        self.stage_removal(self.encode(key)?, WriteKind::Delete)
+        self.stage_removal(key, WriteKind::Delete)
     }
 
     /// Removes the record of a key with its history. A delete marker remains.
@@ -235,7 +294,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
     pub fn purge<K: ModelKey>(&self, key: &K) -> Result<()> {
-        self.stage_removal(self.encode(key)?, WriteKind::Purge)
+        self.stage_removal(key, WriteKind::Purge)
     }
 
     /// Returns the same transaction for the records of another model in the same bucket.
@@ -260,6 +319,46 @@ impl<T: KvModel> Tx<T> {
         let key = self.encode(key)?;
         let Some(entry) = self.newest(&key).await? else { return Ok(None) };
         decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&key)))
+    }
+}
+
+impl<T: KvModel> Tx<T> {
+    /// Reads the record with a unique value, as this transaction sees it. Returns `None` if no record has the value.
+    ///
+    /// The claim of the value and the record become preconditions of the transaction. So the result also holds when the
+    /// writes are applied, and no other record gets the value before.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`get_by`](crate::ReadBucket::get_by), except `IndexBuilding`: a transaction does not read the
+    /// state of the index.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the value may become a precondition of the transaction.
+    pub async fn get_by(&self, lookup: impl UniqueLookup<T>) -> Result<Option<T>>
+    where
+        T: Indexed,
+    {
+        self.check::<T>()?;
+        let lookup = lookup.into_unique();
+        let staged = |set: &ReadWriteSet| {
+            let mut entries =
+                set.written.iter().map(|(key, content)| content.entry(key, Revision::ZERO, SystemTime::UNIX_EPOCH));
+            // A record of another model is not found.
+            entries.find_map(|entry| decode::value::<T>(&entry).ok().flatten().filter(|record| lookup.matches(record)))
+        };
+        let claims = lookup.claims().map_err(|error| self.located(error.into(), None))?;
+        for claim in claims {
+            let claim = self.run.read_claim(&claim).await.map_err(|error| self.located(error, None))?;
+            let Some(Claim { owner, .. }) = claim else { continue };
+            let Some(entry) = self.newest(&owner).await? else { continue };
+            let record = decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&owner)))?;
+            if let Some(record) = record.filter(|record| lookup.matches(record)) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(staged(&*self.set()?))
     }
 }
 

@@ -104,7 +104,7 @@ impl Step {
         )?;
         self.each_sum(
             db,
-            "SELECT bucket, max(revision), 0 FROM journal WHERE seq <= ?1 AND effect = 2 GROUP BY bucket",
+            "SELECT bucket, max(revision), 0 FROM journal WHERE seq <= ?1 AND effect = 2 AND space IS NULL GROUP BY bucket",
             upto,
             |row, revision, _| row.last_removed = row.last_removed.max(revision),
         )?;

@@ -191,7 +191,7 @@ impl Journal {
     fn insert(&self, group: &[Record]) -> rusqlite::Result<()> {
         transaction(&self.db, || {
             let mut statement = self.db.prepare_cached(INSERT)?;
-            let mut insertion = Insertion { statement: &mut statement, unknown: &self.unknown };
+            let mut insertion = Insertion { db: &self.db, statement: &mut statement, unknown: &self.unknown };
             group.iter().try_for_each(|record| insertion.insert(record))
         })
     }

@@ -13,6 +13,7 @@ use super::paths::Paths;
 use super::row::{self, COLUMNS, Row};
 use super::schema::Meta;
 use super::stored_config::Unknown;
+use crate::backend::KeySpace;
 use crate::backend::state::bucket::BucketState;
 use crate::error::{Error, Result};
 use crate::revision::Revision;
@@ -175,7 +176,9 @@ impl Loaded {
                 let bucket = self.states.get_mut(&id)?;
                 let revision = row.revision()?;
                 let removed = bucket.take(revision)?;
-                bucket.last_removed = bucket.last_removed.max(revision);
+                if removed.space == KeySpace::Records {
+                    bucket.last_removed = bucket.last_removed.max(revision);
+                }
                 (Some(row::signed(removed.seq)) == row.target).then_some(())?;
             }
             row::BUCKET_CREATED => {

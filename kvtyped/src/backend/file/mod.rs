@@ -14,8 +14,8 @@
 // | `files` | whether the open files have their names |
 // | `lock` | the lock file, and the mark of the last durable effect |
 // | `stored_config` | configurations of buckets as JSON |
-// | `row` | effects as rows of the journal |
 // | `schema` | tables, settings of SQLite, the row of the store |
+// | `row` | effects as rows of the journal |
 // | `buckets` | the rows of the buckets |
 // | `load` | from a file to the state |
 // | `checkpoint` | moves rows of the journal into the tables of the state |
@@ -32,8 +32,8 @@ mod errors;
 mod files;
 mod lock;
 mod stored_config;
-mod row;
 mod schema;
+mod row;
 mod buckets;
 mod load;
 mod checkpoint;

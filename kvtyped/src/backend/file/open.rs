@@ -15,7 +15,7 @@ use super::lock::{LockError, LockFile, Mark};
 use super::options::{FileOptions, SyncMode};
 use super::paths::{self, Paths};
 use super::row::{REVISION_SKIPPED, Row, nanos, signed};
-use super::schema::{self, Clean, Content, FORMAT, Meta};
+use super::schema::{self, Clean, Content, INDEX_FORMAT, Meta};
 use crate::backend::local::clock::Clock;
 use crate::backend::local::writer::LogWriter;
 use crate::backend::state::log::Log;
@@ -127,7 +127,7 @@ pub(super) fn refusal(paths: &Paths, content: &Content) -> Error {
     match content {
         Content::Later(format) => Error::unsupported(
             format!("a version of kvtyped that reads format {format}"),
-            format!("`{}` of that format, and this version reads format {FORMAT}", paths.name()),
+            format!("`{}` of that format, and this version reads format {INDEX_FORMAT}", paths.name()),
         ),
         Content::Foreign => Error::invalid_config(format!("`{}` is a database of another application", paths.name())),
         Content::Empty => damaged(paths, missing(paths)),

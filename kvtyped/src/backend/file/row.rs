@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::Statement;
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Statement};
 
 use super::crc::Crc;
-use super::stored_config;
+use super::{schema, stored_config};
 use crate::backend::state::effect::{Effect, Record};
 use crate::backend::state::entry::StoredEntry;
-use crate::backend::{Operation, OperationId, RecordHeaders};
+use crate::backend::{KeySpace, Operation, OperationId, RecordHeaders};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
+
+// The numbers of the key spaces in the column `space`. A removal of a record has none.
+const RECORDS: i64 = 0;
+const INDEX: i64 = 1;
 
 // The numbers of the effects in the column `effect`.
 pub(super) const STORED: i64 = 1;
@@ -159,12 +163,18 @@ impl<'a> Row<'a> {
             3 => Operation::Expired,
             _ => return None,
         };
+        let space = match self.space? {
+            RECORDS => KeySpace::Records,
+            INDEX => KeySpace::Index,
+            _ => return None,
+        };
         let ttl = match self.ttl {
             None => None,
             Some(NEVER) => Some(Ttl::NEVER),
             Some(seconds) => Some(Ttl::new(Duration::from_secs(u64::try_from(seconds).ok()?))?),
         };
         Some(StoredEntry {
+            space,
             key: Key::new(self.key?).ok()?,
             at: time(self.created)?,
             operation,
@@ -180,6 +190,7 @@ impl<'a> Row<'a> {
 
 /// The insertion of records into the journal.
 pub(super) struct Insertion<'a, 'c> {
+    pub(super) db: &'a Connection,
     pub(super) statement: &'a mut Statement<'c>,
     /// Returns the text of a configuration with the unknown settings of its bucket.
     pub(super) unknown: &'a stored_config::Unknown,
@@ -203,7 +214,10 @@ impl Insertion<'_, '_> {
                     bucket: signed(*bucket),
                     revision: Some(signed(revision.get())),
                     created: nanos(entry.at),
-                    space: Some(0),
+                    space: Some(match entry.space {
+                        KeySpace::Records => RECORDS,
+                        KeySpace::Index => INDEX,
+                    }),
                     operation: Some(operation),
                     ttl: entry.ttl.map(|ttl| if ttl.is_never() { NEVER } else { signed(ttl.as_secs()) }),
                     size: Some(signed(entry.size)),
@@ -217,7 +231,8 @@ impl Insertion<'_, '_> {
             }
             Effect::Removed { bucket, removal } => {
                 let (target, revision) = (Some(signed(removal.entry.seq)), Some(signed(removal.revision.get())));
-                let row = Row { effect: REMOVED, target, bucket: signed(*bucket), revision, ..row };
+                let space = (removal.entry.space == KeySpace::Index).then_some(INDEX);
+                let row = Row { effect: REMOVED, target, bucket: signed(*bucket), revision, space, ..row };
                 row.insert(self.statement)
             }
             Effect::BucketCreated { bucket, config } => {
@@ -241,6 +256,9 @@ impl Insertion<'_, '_> {
         bucket: u64,
         config: &crate::config::BucketConfig,
     ) -> rusqlite::Result<()> {
+        if config.index_entries == Some(true) {
+            schema::use_index_format(self.db)?;
+        }
         let text = self.unknown.to_text(bucket, config);
         let row = Row { key: Some(&config.name), value: Some(text.as_bytes()), ..row };
         row.insert(self.statement)

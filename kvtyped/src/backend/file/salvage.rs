@@ -16,9 +16,9 @@ use super::paths::{self, Paths, with_suffix};
 use super::row::{self, COLUMNS, Insertion, Row};
 use super::schema::{self, Clean, Meta};
 use super::stored_config::Unknown;
-use crate::backend::Operation;
 use crate::backend::state::effect::{Effect, Record};
 use crate::backend::state::entry::StoredEntry;
+use crate::backend::{KeySpace, Operation};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -292,11 +292,14 @@ impl Content {
         let ids: Vec<u64> = self.entries.keys().copied().filter(without_settings).collect();
         for id in ids {
             self.problem(format!("bucket {id}: its settings are missing, and its name is now `salvaged_{id}`"));
-            let config = BucketConfig::new(format!("salvaged_{id}")).with_defaults(true, true);
+            let entries = self.entries.get(&id).into_iter().flat_map(BTreeMap::values);
+            let has_index = entries.into_iter().any(|entry| entry.space == KeySpace::Index);
+            let mut config = BucketConfig::new(format!("salvaged_{id}")).with_defaults(true, true);
+            config.index_entries = Some(has_index);
             self.configs.insert(id, config);
         }
         let mut statement = db.prepare_cached(INSERT)?;
-        let mut insertion = Insertion { statement: &mut statement, unknown: &self.unknown };
+        let mut insertion = Insertion { db, statement: &mut statement, unknown: &self.unknown };
         let mut seq = 0;
         let mut record = |at: Duration, effect: Effect| {
             seq += 1;
@@ -318,10 +321,11 @@ impl Content {
 
 /// Returns the entries that the history of a bucket keeps. The rows of some removals may be damaged.
 fn kept(entries: BTreeMap<Revision, StoredEntry>, history: usize) -> BTreeMap<Revision, StoredEntry> {
-    let mut left: HashMap<Key, usize> = HashMap::new();
+    let mut left: HashMap<(KeySpace, Key), usize> = HashMap::new();
     let newest_first = entries.into_iter().rev();
     let kept = newest_first.filter(|(_, entry)| {
-        let left = left.entry(entry.key.clone()).or_insert(history);
+        let most = if entry.space == KeySpace::Index { 1 } else { history };
+        let left = left.entry((entry.space, entry.key.clone())).or_insert(most);
         let is_kept = *left > 0;
         *left = match entry.operation {
             // Such a marker removes everything before it.

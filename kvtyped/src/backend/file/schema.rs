@@ -11,8 +11,12 @@ use super::crc::Crc;
 /// The number of kvtyped files in the header of SQLite: `kvtp`.
 const APPLICATION_ID: i64 = 0x6b76_7470;
 
-/// The version of the format.
-pub(super) const FORMAT: i64 = 1;
+/// The version of the format of a store without index entries.
+const FORMAT: i64 = 1;
+
+/// The version of the format of a store with index entries, which a program from before them would read as records. The
+/// tables are the same.
+pub(super) const INDEX_FORMAT: i64 = 2;
 
 /// The tables. `journal` receives appends. The others contain the state up to `meta.applied`.
 const TABLES: [&str; 4] = [
@@ -139,8 +143,10 @@ pub(super) fn content(db: &Connection) -> rusqlite::Result<Content> {
     let tables: Vec<Option<String>> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(match (application, format) {
         (0, 0) if tables.is_empty() => Content::Empty,
-        (APPLICATION_ID, format) if format > FORMAT => Content::Later(format),
-        (APPLICATION_ID, FORMAT) if tables.iter().map(Option::as_deref).eq(TABLES.map(Some)) => Content::Store,
+        (APPLICATION_ID, format) if format > INDEX_FORMAT => Content::Later(format),
+        (APPLICATION_ID, FORMAT | INDEX_FORMAT) if tables.iter().map(Option::as_deref).eq(TABLES.map(Some)) => {
+            Content::Store
+        }
         (APPLICATION_ID, _) => Content::Altered,
         _ => Content::Foreign,
     })
@@ -159,6 +165,11 @@ pub(super) fn create(db: &Connection, meta: &Meta) -> rusqlite::Result<()> {
         db.pragma_update(None, "user_version", FORMAT)?;
         meta.write(db)
     })
+}
+
+/// Raises the format of a store before its first index entry. Part of the transaction of the caller.
+pub(super) fn use_index_format(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update(None, "user_version", INDEX_FORMAT)
 }
 
 /// Sets the journal of SQLite: one sync a commit, and no automatic checkpoint.

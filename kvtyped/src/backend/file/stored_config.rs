@@ -39,6 +39,8 @@ struct StoredConfig {
     rollups: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     atomic: Option<bool>,
+    #[serde(default, skip_serializing_if = "is_off")]
+    index_entries: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     write_epochs: Option<StoredEpochs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +82,10 @@ struct StoredRepublish {
 
 fn is_default(storage: &StoredStorage) -> bool {
     *storage == StoredStorage::default()
+}
+
+fn is_off(setting: &bool) -> bool {
+    !setting
 }
 
 /// The settings of each bucket that this version does not know.
@@ -128,6 +134,7 @@ impl StoredConfig {
             limit_markers,
             rollups,
             atomic,
+            index_entries,
             write_epochs,
             write_epoch,
             // Follows from the other settings.
@@ -159,6 +166,7 @@ impl StoredConfig {
             limit_markers: nanos(limit_markers),
             rollups: *rollups,
             atomic: *atomic,
+            index_entries: *index_entries == Some(true),
             write_epochs: write_epochs.map(|epochs| match epochs {
                 WriteEpochs::Open => StoredEpochs::Open,
                 WriteEpochs::Closed => StoredEpochs::Closed,
@@ -190,6 +198,7 @@ impl StoredConfig {
             limit_markers: self.limit_markers.map(Duration::from_nanos),
             rollups: self.rollups,
             atomic: self.atomic,
+            index_entries: Some(self.index_entries),
             write_epochs: self.write_epochs.map(|epochs| match epochs {
                 StoredEpochs::Open => WriteEpochs::Open,
                 StoredEpochs::Closed => WriteEpochs::Closed,
@@ -223,6 +232,7 @@ mod tests {
         config.metadata = [("k".to_owned(), "v".to_owned())].into();
         config.limit_markers = Some(Duration::from_secs(60));
         config.atomic = Some(true);
+        config.index_entries = Some(true);
         config.write_epochs = Some(WriteEpochs::Closed);
         config.write_epoch = Some(4);
         let mut unknown = Unknown::default();

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{FileBackend, FileOptions};
-use crate::backend::{Backend, Deadline, Write, WriteKind};
+use super::{FileBackend, FileOptions, salvage};
+use crate::backend::{Backend, Deadline, KeySpace, Read, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
+use crate::revision::Revision;
 
 /// A folder that is removed with the value.
 struct Folder(PathBuf);
@@ -117,4 +118,63 @@ async fn files_of_other_formats_and_applications_are_refused() {
     change(&other, "CREATE TABLE t (x)");
     let foreign = open(&other).await.unwrap_err();
     assert!(matches!(foreign.kind(), ErrorKind::InvalidConfig { .. }), "{foreign}");
+}
+
+/// Returns the format of a file.
+fn format(file: &Path) -> i64 {
+    let db = Connection::open(file).unwrap();
+    db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+/// Returns the number of records, and the revisions of the entries `i.a` and `i.b`.
+async fn content(file: &Path) -> (u64, [Option<u64>; 2]) {
+    let backend = open(file).await.unwrap();
+    let bucket = backend.open("b", soon()).await.unwrap().unwrap();
+    let values = bucket.status(soon()).await.unwrap().values;
+    let mut entries = [None; 2];
+    for (entry, on) in entries.iter_mut().zip(["i.a", "i.b"]) {
+        let (key, at) = (Key::new(on).unwrap(), ReadAt::Newest(Read::Leader));
+        let found = bucket.read(KeySpace::Index, &key, at, soon()).await.unwrap();
+        *entry = found.map(|entry| entry.revision.get());
+    }
+    backend.close().await.unwrap();
+    (values, entries)
+}
+
+#[tokio::test]
+async fn index_entries_are_durable_and_raise_the_format() {
+    for in_journal in [false, true] {
+        let folder = Folder::new(&format!("index-{in_journal}"));
+        let original = folder.0.join("original.kv");
+        let backend = open(&original).await.unwrap();
+        let bucket = backend.create(BucketConfig::new("b"), soon()).await.unwrap();
+        let record = Write::new(Key::new("i.a").unwrap(), WriteKind::Put("v".into()));
+        bucket.write(record, soon()).await.unwrap();
+        assert_eq!(format(&original), 1, "a store without entries stays readable for earlier versions");
+        let mut update = BucketConfig::new("b");
+        update.index_entries = Some(true);
+        let bucket = backend.update(update, soon()).await.unwrap();
+        for on in ["i.a", "i.b", "i.a", "i.gone"] {
+            bucket.write(Write::index_entry(Key::new(on).unwrap(), "".into()), soon()).await.unwrap();
+        }
+        let gone = Key::new("i.gone").unwrap();
+        assert_eq!(bucket.purge_through(KeySpace::Index, &gone, Revision::new(9), soon()).await.unwrap(), 1);
+        if !in_journal {
+            backend.close().await.unwrap();
+        }
+        for suffix in ["", "-wal", "-lock"] {
+            let from = folder.0.join(format!("original.kv{suffix}"));
+            if from.exists() {
+                fs::copy(from, folder.0.join(format!("app.kv{suffix}"))).unwrap();
+            }
+        }
+        let salvaged = folder.0.join("salvaged.kv");
+        let report = salvage(folder.file(), &salvaged).unwrap();
+        assert_eq!((report.entries, report.problems), (3, vec![]));
+        let wanted = (1, [Some(4), Some(3)]);
+        assert_eq!(content(&folder.file()).await, wanted, "in journal: {in_journal}");
+        assert_eq!(format(&folder.file()), 2);
+        assert_eq!(content(&salvaged).await, wanted, "salvaged, in journal: {in_journal}");
+        assert_eq!(format(&salvaged), 2);
+    }
 }

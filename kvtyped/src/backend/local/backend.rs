@@ -8,15 +8,15 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use super::shared::LocalShared;
-use super::{scan, watch};
+use super::{list_keys, scan, watch};
 use crate::backend::state::bucket::BucketState;
 use crate::backend::state::changes::Changes;
 use crate::backend::state::entry::StoredEntry;
 use crate::backend::state::log::Applied;
 use crate::backend::state::machine::StateMachine;
 use crate::backend::{
-    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, RawBucket, RawCounters,
-    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
+    Backend, Batch, BucketIdentity, BucketStatus, Capabilities, ClockReading, Deadline, KeySpace, ListKeysRequest,
+    RawBucket, RawCounters, RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write,
 };
 use crate::config::BucketConfig;
 use crate::error::Result;
@@ -174,6 +174,7 @@ impl Backend for LocalBackend {
             begin(deadline).await?;
             config.validate()?;
             config.check_no_epochs()?;
+            config.check_no_index_entries()?;
             Ok(None)
         })
     }
@@ -247,18 +248,30 @@ impl RawBucket for LocalBucket {
         })
     }
 
-    fn purge_through<'a>(&'a self, key: &'a Key, through: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
+    fn purge_through<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        through: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let erased = self.change(0, false, deadline, |bucket, _| Ok(bucket.erase(key, through))).await?;
+            let erased = self.change(0, false, deadline, |bucket, _| Ok(bucket.erase(space, key, through))).await?;
             Ok(erased.removed)
         })
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+    fn read<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>>> {
         Box::pin(async move {
             begin(deadline).await?;
             let read = |bucket: &BucketState, _| {
-                let found = bucket.read(key, at);
+                let found = bucket.read(space, key, at);
                 (self.entry(found), bucket.shown_by(at, found))
             };
             self.shared.read(&self.config.name, deadline, read).await
@@ -276,7 +289,7 @@ impl RawBucket for LocalBucket {
             let read = |bucket: &BucketState, _| {
                 let mut seq = 0;
                 let found = keys.iter().map(|key| {
-                    let found = bucket.read(key, ReadAt::Newest(read));
+                    let found = bucket.read(KeySpace::Records, key, ReadAt::Newest(read));
                     seq = seq.max(bucket.shown_by(ReadAt::Newest(read), found));
                     self.entry(found)
                 });
@@ -284,6 +297,10 @@ impl RawBucket for LocalBucket {
             };
             self.shared.read(&self.config.name, deadline, read).await
         })
+    }
+
+    fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>> {
+        list_keys::list_keys(Arc::clone(&self.shared), self.config.name.clone(), list)
     }
 
     fn scan(&self, scan: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {

@@ -9,6 +9,7 @@ pub(crate) mod writer;
 
 mod search;
 
+pub(crate) mod list_keys;
 pub(crate) mod scan;
 pub(crate) mod watch;
 

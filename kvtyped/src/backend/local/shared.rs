@@ -192,7 +192,7 @@ impl LocalShared {
 
     /// Returns a stored entry as the backend interface defines it.
     pub(super) fn entry(&self, revision: Revision, stored: &StoredEntry, with_value: bool) -> RawEntry {
-        let StoredEntry { key, at, operation, value, ttl, headers, id, size: _, seq: _ } = stored;
+        let StoredEntry { space: _, key, at, operation, value, ttl, headers, id, size: _, seq: _ } = stored;
         RawEntry {
             key: key.clone(),
             revision,

@@ -14,8 +14,8 @@ use futures::{FutureExt, StreamExt};
 use super::MemoryBackend;
 use crate::backend::state::limits::Size;
 use crate::backend::{
-    Backend, Deadline, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem, ScanRequest,
-    Write, WriteKind,
+    Backend, Deadline, KeySpace, Operation, OperationId, Precondition, RawBucket, RawEntry, Read, ReadAt, ScanItem,
+    ScanRequest, Write, WriteKind,
 };
 use crate::config::{BucketConfig, Source, Storage};
 use crate::error::{Error, ErrorKind};
@@ -53,7 +53,7 @@ async fn write(bucket: &Arc<dyn RawBucket>, write: Write) -> Result<u64, Error> 
 }
 
 async fn newest(bucket: &Arc<dyn RawBucket>, on: &str) -> Option<RawEntry> {
-    bucket.read(&key(on), ReadAt::Newest(Read::Any), soon()).await.unwrap()
+    bucket.read(KeySpace::Records, &key(on), ReadAt::Newest(Read::Any), soon()).await.unwrap()
 }
 
 /// Returns the revision, the key and the operation of every entry.
@@ -227,17 +227,29 @@ async fn lower_ttl_and_history_apply_immediately() {
 fn size_equals_message_size() {
     let mut write = put("k", "value");
     write.id = OperationId::from_stored("id");
-    let size = |write: &Write| Size::of_write(write, "b").message();
+    let mut config = BucketConfig::new("b").with_defaults(true, true);
+    let size = |write: &Write| Size::of_write(write, &config).message();
     assert_eq!(size(&write), b"NATS/1.0\r\nNats-Msg-Id: id\r\n\r\nvalue".len());
     write.kind = WriteKind::Purge;
     write.ttl = seconds(60);
-    write.precondition = Some(Precondition { key: key("g"), revision: Revision::new(10) });
+    write.precondition = Some(Precondition { space: KeySpace::Records, key: key("g"), revision: Revision::new(10) });
     let wire = "NATS/1.0\r\nNats-Msg-Id: id\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\
         Nats-Expected-Last-Subject-Sequence: 10\r\nNats-Expected-Last-Subject-Sequence-Subject: $KV.b.g\r\n\
         Nats-TTL: 60\r\n\r\n";
     assert_eq!(size(&write), wire.len());
-    let record = |storage| Size::of_write(&write, "b").record(storage, "b", &write.key) as usize - wire.len();
+    let record = |storage| {
+        let size = Size::of_write(&write, &config);
+        size.record(storage, "b", KeySpace::Records, &write.key) as usize - wire.len()
+    };
     assert_eq!((record(Storage::Memory), record(Storage::File)), ("$KV.b.k".len() + 16, "$KV.b.k".len() + 34));
+    let entry = Write::index_entry(key("k"), "owner".into()).if_revision(Revision::new(10));
+    let wire = "NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 10\r\n\r\nowner";
+    assert_eq!(size(&entry), wire.len());
+    let in_store = Size::of_write(&entry, &config).record(Storage::Memory, "b", KeySpace::Index, &entry.key);
+    assert_eq!(in_store as usize - wire.len(), "$KV.=i.b.k".len() + 16);
+    (config.history, config.ttl) = (Some(2), Some(SECOND));
+    let wire = "NATS/1.0\r\nNats-Rollup: sub\r\nNats-TTL: never\r\n\r\n";
+    assert_eq!(Size::of_write(&Write::index_entry(key("k"), "".into()), &config).message(), wire.len());
     let marker = |seconds| Size::expired_marker(Ttl::new(Duration::from_secs(seconds)).unwrap()).message();
     let wire = "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 5m0s\r\nNats-Rollup: sub\r\n\r\n";
     assert_eq!((marker(300), marker(9), marker(3600)), (wire.len(), wire.len() - 2, wire.len() + 2));

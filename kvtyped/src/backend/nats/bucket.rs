@@ -10,18 +10,20 @@ use futures::stream::BoxStream;
 use super::context::StreamContext;
 use super::read::get::get;
 use super::read::get_many::get_many;
+use super::read::list_keys::{count_keys, list_keys};
 use super::read::scan::scan;
+use super::read::status::status;
 use super::read::watch::watch;
 use super::write::commit::commit;
 use super::write::publish::publish;
 use super::write::purge::purge;
 use crate::backend::{
-    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, OnDrop, RawBucket, RawEntry, Read, ReadAt, ScanItem,
-    ScanRequest, WatchRequest, WatchSignal, Write, detached,
+    Batch, BucketIdentity, BucketStatus, ClockReading, Deadline, KeySpace, ListKeysRequest, OnDrop, RawBucket,
+    RawEntry, Read, ReadAt, ScanItem, ScanRequest, WatchRequest, WatchSignal, Write, detached,
 };
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::Key;
+use crate::key::{Key, Pattern};
 use crate::observe::part_of_operation;
 use crate::revision::Revision;
 
@@ -50,7 +52,7 @@ impl RawBucket for NatsBucket {
     }
 
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
-        self.context.status(deadline).boxed()
+        status(&self.context, deadline).boxed()
     }
 
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
@@ -65,12 +67,24 @@ impl RawBucket for NatsBucket {
         async move { detached(part_of_operation(work), OnDrop::Continue).await.unwrap_or_else(closed) }.boxed()
     }
 
-    fn purge_through<'a>(&'a self, key: &'a Key, upto: Revision, deadline: Deadline) -> BoxFuture<'a, Result<u64>> {
-        purge(&self.context, key, Some(upto), deadline).boxed()
+    fn purge_through<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        upto: Revision,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>> {
+        purge(&self.context, space, key, Some(upto), deadline).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a Key, at: ReadAt, deadline: Deadline) -> BoxFuture<'a, Result<Option<RawEntry>>> {
-        get(&self.context, key, at, deadline).boxed()
+    fn read<'a>(
+        &'a self,
+        space: KeySpace,
+        key: &'a Key,
+        at: ReadAt,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Option<RawEntry>>> {
+        get(&self.context, space, key, at, deadline).boxed()
     }
 
     fn read_many<'a>(
@@ -80,6 +94,19 @@ impl RawBucket for NatsBucket {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
         get_many(&self.context, keys, read, deadline).boxed()
+    }
+
+    fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>> {
+        list_keys(Arc::clone(&self.context), list)
+    }
+
+    fn count_keys<'a>(
+        &'a self,
+        space: KeySpace,
+        pattern: &'a Pattern,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<u64>> {
+        count_keys(&self.context, space, pattern, deadline).boxed()
     }
 
     fn scan(&self, request: ScanRequest) -> BoxStream<'static, Result<ScanItem>> {

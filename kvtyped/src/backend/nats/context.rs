@@ -13,17 +13,19 @@ use super::connection::per_connection::PerConnection;
 use super::jetstream::api::Api;
 use super::jetstream::features::ServerFeatures;
 use super::jetstream::flow_window::FlowWindow;
+use super::jetstream::index_subject::index_prefix;
 use super::jetstream::message::StoredMessage;
 use super::jetstream::stream_config::{stream_name, subject_prefix};
 use super::jetstream::stream_info;
 use super::jetstream::stream_state::StreamState;
 use super::jetstream::write_epochs::{EpochSettings, epoch_prefix};
 use super::multi_get_support::{FilterGetSupport, MultiGetSupport};
-use crate::backend::{BucketStatus, ClockReading, Deadline, Write};
+use crate::backend::{BucketStatus, ClockReading, Deadline, KeySpace, Write};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
+use crate::ttl::Ttl;
 
 /// How long a probe of the stream waits for the leader.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -116,33 +118,32 @@ impl StreamContext {
         Self { clock: stream_info::server_time(info).map(reading), ..self }
     }
 
-    /// Returns the subject of a key in the stream.
+    /// Returns the subject of a record in the stream.
     pub(crate) fn subject(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
     }
 
     /// Returns the subject of a key in the leader's stream.
-    pub(crate) fn leader_subject(&self, key: &Key) -> String {
-        match self.config.mirror {
-            Some(ref origin) => format!("{}{key}", subject_prefix(&origin.bucket)),
-            None => self.subject(key),
-        }
+    pub(crate) fn leader_subject(&self, space: KeySpace, key: &Key) -> String {
+        format!("{}{key}", self.leader_prefix(space))
     }
 
     /// Returns the subject that a write of a key is published to.
-    pub(crate) fn write_subject(&self, key: &Key, epoch: Option<u64>) -> String {
+    pub(crate) fn write_subject(&self, space: KeySpace, key: &Key, epoch: Option<u64>) -> String {
         let (api, origin) = (&self.write_api, self.origin_bucket());
-        match epoch {
-            Some(epoch) => format!("{api}{}{key}", epoch_prefix(origin, epoch)),
-            None => format!("{api}{}{key}", subject_prefix(origin)),
+        match (space, epoch) {
+            (KeySpace::Index, _) => format!("{api}{}{key}", index_prefix(origin)),
+            (KeySpace::Records, Some(epoch)) => format!("{api}{}{key}", epoch_prefix(origin, epoch)),
+            (KeySpace::Records, None) => format!("{api}{}{key}", subject_prefix(origin)),
         }
     }
 
-    /// Returns the subject prefix of the entries in the leader's stream.
-    pub(crate) fn leader_prefix(&self) -> String {
-        match self.config.mirror {
-            Some(ref origin) => subject_prefix(&origin.bucket),
-            None => self.prefix.clone(),
+    /// Returns the subject prefix of a key space in the leader's stream.
+    pub(crate) fn leader_prefix(&self, space: KeySpace) -> String {
+        match space {
+            KeySpace::Index => index_prefix(self.origin_bucket()),
+            KeySpace::Records if self.config.mirror.is_some() => subject_prefix(self.origin_bucket()),
+            KeySpace::Records => self.prefix.clone(),
         }
     }
 
@@ -181,8 +182,13 @@ impl StreamContext {
     }
 
     /// Requests the newest message of a key from the leader.
-    pub(crate) async fn leader_newest(&self, key: &Key, deadline: Deadline) -> Result<Option<StoredMessage>> {
-        self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(key), deadline).await
+    pub(crate) async fn leader_newest(
+        &self,
+        space: KeySpace,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Option<StoredMessage>> {
+        self.leader_api.leader_newest(&self.leader_stream, &self.leader_subject(space, key), deadline).await
     }
 
     /// Requests the last revision from the leader.
@@ -210,8 +216,8 @@ impl StreamContext {
         StreamState::fetch(&self.api, &self.config.name, deadline).await
     }
 
-    /// Requests the status of the bucket.
-    pub(crate) async fn status(&self, deadline: Deadline) -> Result<BucketStatus> {
+    /// Requests the status of the bucket. Counts index entries as records.
+    pub(crate) async fn stream_status(&self, deadline: Deadline) -> Result<BucketStatus> {
         let info = self.api.stream(&self.config.name, deadline).await?;
         stream_info::status(info.ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?)
     }
@@ -232,10 +238,11 @@ impl StreamContext {
 
     /// Returns `Unsupported` if the server would ignore the headers of this write.
     pub(crate) async fn check_header_support(&self, write: &Write, deadline: Deadline) -> Result<()> {
-        let is_foreign = write.precondition.as_ref().is_some_and(|precondition| precondition.key != write.key);
+        let is_foreign = write.precondition.as_ref().is_some_and(|precondition| !write.is_own(precondition));
         // Before 2.11, a replicated bucket checks a precondition against the subject of the epoch, which stores nothing.
         let is_in_epoch = write.precondition.is_some() && write.epoch.is_some();
-        let needs = match (write.ttl, is_foreign) {
+        let ttl = write.ttl.or(self.config.ttl.filter(|_| write.is_index_entry()).and(Some(Ttl::NEVER)));
+        let needs = match (ttl, is_foreign) {
             (None, false) if is_in_epoch => "nats-server 2.11 for a precondition in a write epoch",
             (None, false) => return Ok(()),
             (Some(_), _) => "nats-server 2.11 for the TTL of a key",

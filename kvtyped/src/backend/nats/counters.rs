@@ -14,7 +14,7 @@ use super::jetstream::counter_value::parse_total;
 use super::read::scan::scan_by_consumer;
 use super::write::increment::Increment;
 use super::write::purge::purge;
-use crate::backend::{Deadline, OperationId, RawCounters, ScanItem, ScanRequest};
+use crate::backend::{Deadline, KeySpace, OperationId, RawCounters, ScanItem, ScanRequest};
 use crate::config::BucketConfig;
 use crate::error::Result;
 use crate::key::{Key, Pattern};
@@ -74,7 +74,7 @@ impl RawCounters for NatsCounters {
 
     fn read<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<Option<i128>>> {
         async move {
-            let newest = self.context.leader_newest(key, deadline).await?;
+            let newest = self.context.leader_newest(KeySpace::Records, key, deadline).await?;
             newest.map(|stored| parse_total(stored.payload())).transpose()
         }
         .boxed()
@@ -100,7 +100,7 @@ impl RawCounters for NatsCounters {
     }
 
     fn remove<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, Result<()>> {
-        async move { purge(&self.context, key, None, deadline).await.map(drop) }.boxed()
+        async move { purge(&self.context, KeySpace::Records, key, None, deadline).await.map(drop) }.boxed()
     }
 }
 

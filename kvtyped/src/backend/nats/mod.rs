@@ -174,6 +174,7 @@ impl NatsBackend {
         let capabilities = self.server_capabilities(deadline).await?;
         stream_config::check(&config, &capabilities)?;
         let config = config.with_defaults(capabilities.key_ttl, capabilities.atomic);
+        config.check_index_entries()?;
         // A server accepts a repeated request with the same configuration, and does not report that the stream existed.
         if self.api.stream(&config.name, deadline).await?.is_some() {
             return Err(Error::new(ErrorKind::BucketExists));
@@ -247,6 +248,7 @@ impl NatsBackend {
     ) -> Result<Option<Arc<dyn RawCounters>>> {
         config.validate()?;
         config.check_no_epochs()?;
+        config.check_no_index_entries()?;
         let mut config = config;
         config.history.get_or_insert(counters::DEFAULT_HISTORY);
         let config = config.with_defaults(false, false);

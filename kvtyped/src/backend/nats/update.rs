@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::NatsBackend;
 use super::jetstream::api::Idempotency;
 use super::jetstream::error::ApiError;
+use super::jetstream::index_subject::has_index_subject;
 use super::jetstream::write_epochs::{self, EpochSettings};
 use super::jetstream::{fixed_settings, stream_config, stream_info};
 use crate::backend::{Deadline, RawBucket};
@@ -53,11 +54,14 @@ impl NatsBackend {
             let (current, raw) = stream_info::parse_config(&info)?;
             let mut wanted = config.clone();
             wanted.check_switch(&current).map_err(|error| unknown(error.into(), is_unanswered))?;
+            wanted.check_index_update(&current).map_err(|error| unknown(error.into(), is_unanswered))?;
             let switches = wanted.write_epoch.is_some_and(|epoch| current.write_epoch != Some(epoch));
             if !switches && stream_info::normalize(&wanted).differences(&current).is_empty() {
                 return self.bucket(current, &raw, &info);
             }
             let step = next_step(&mut wanted, &raw, &info);
+            let merged = stream_info::read(&config.name, &step.raw)?;
+            merged.check_index_entries().map_err(|error| unknown(error.into(), is_unanswered))?;
             if step.needs_current_replicas {
                 self.await_current_replicas(&config.name, deadline).await?;
             }
@@ -130,7 +134,10 @@ fn next_step(wanted: &mut BucketConfig, raw: &Map<String, Value>, info: &Value) 
     }
     match found {
         EpochSettings::Damaged { epochs } => {
-            next.insert("subjects".to_owned(), json!(write_epochs::epoch_subjects(&name, epochs, None)));
+            next.insert(
+                "subjects".to_owned(),
+                json!(write_epochs::stream_subjects(&name, epochs, None, has_index_subject(&name, raw))),
+            );
             Step { raw: next, is_last: false, needs_current_replicas: true }
         }
         EpochSettings::Absent { .. } if wanted.write_epochs.is_some() => {

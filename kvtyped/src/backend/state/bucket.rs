@@ -8,14 +8,16 @@ use bytes::Bytes;
 
 use super::changes::{Changes, Removal};
 use super::entry::{StoredEntry, first_wanted};
+use super::index_entries::{IndexEntries, KeyListing, list};
 use super::limits::{self, Size};
 use super::notify::ChangeNotifier;
 use super::unread_removals::UnreadRemovals;
-use crate::backend::{Batch, Operation, ReadAt, Write, WriteKind};
+use crate::backend::{Batch, KeySpace, Operation, ReadAt, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::key::{Key, Pattern};
 use crate::revision::Revision;
+use crate::ttl::Ttl;
 
 /// A bucket and its entries.
 ///
@@ -30,10 +32,13 @@ pub(crate) struct BucketState {
     pub(crate) last_revision: Revision,
     /// The size of all entries, as the store of a server counts it.
     pub(crate) bytes: u64,
+    /// The records.
     pub(crate) entries: BTreeMap<Revision, StoredEntry>,
     /// The revisions of each key, oldest first. No list is empty. The order of the keys serves searches by a prefix.
     pub(crate) keys: BTreeMap<Key, VecDeque<Revision>>,
-    /// The highest revision that was ever removed.
+    /// The entries of the other key space. No scan and no watch shows them.
+    index: IndexEntries,
+    /// The highest revision of a record that was ever removed.
     pub(crate) last_removed: Revision,
     /// The number of the last logged effect that no entry of the bucket shows.
     pub(crate) touched: u64,
@@ -58,6 +63,7 @@ impl BucketState {
             bytes: 0,
             entries: BTreeMap::new(),
             keys: BTreeMap::new(),
+            index: IndexEntries::default(),
             last_removed: Revision::ZERO,
             touched: 0,
             expiry_paused_until: Duration::ZERO,
@@ -70,7 +76,7 @@ impl BucketState {
     /// Applies a write. A refused write changes nothing.
     pub(crate) fn write(&mut self, mut write: Write, now: Duration) -> Result<Changes> {
         let size = self.check(&mut write, |size| size)?;
-        let record = self.check_limits(size, &write.key)?;
+        let record = self.check_limits(size, write.space, &write.key)?;
         let mut changes = Changes::default();
         self.apply(write, record, now, &mut changes);
         Ok(changes)
@@ -79,10 +85,11 @@ impl BucketState {
     /// Applies every message of a batch: its writes in their order, and then the markers that carry checks. A refused
     /// batch changes nothing.
     pub(crate) fn commit(&mut self, batch: Batch, now: Duration) -> Result<Changes> {
-        let only_checks = batch.writes.is_empty();
+        let writes_no_record = batch.writes.iter().all(Write::is_index_entry);
         let mut messages = batch.messages()?;
-        if only_checks {
-            messages.iter_mut().for_each(|message| message.epoch = self.config.write_epoch);
+        if writes_no_record {
+            let checks = messages.iter_mut().filter(|message| !message.is_index_entry());
+            checks.for_each(|message| message.epoch = self.config.write_epoch);
         }
         let Some(id) = messages.first().map(|write| write.id.clone()) else { return Ok(Changes::default()) };
         let count = messages.len();
@@ -105,8 +112,8 @@ impl BucketState {
         let mut bytes = self.bytes;
         let mut records = Vec::with_capacity(count);
         for (write, size) in messages.iter().zip(sizes) {
-            let record = self.record(size, &write.key);
-            let replaced = self.replaced(&write.key);
+            let record = self.record(size, write.space, &write.key);
+            let replaced = self.replaced(write.space, &write.key);
             limits::check_room(bytes, record, self.config.max_bytes, replaced)?;
             bytes = bytes + record - replaced.unwrap_or_default();
             records.push(record);
@@ -120,7 +127,8 @@ impl BucketState {
 
     /// Checks a write, except for room. Returns the size of its message, which `framed` adjusts in a batch.
     fn check(&self, write: &mut Write, framed: impl Fn(Size) -> Size) -> Result<Size> {
-        let size = framed(Size::of_write(write, &self.config.name));
+        write.check_space(&self.config)?;
+        let size = framed(Size::of_write(write, &self.config));
         size.check(limits::MAX_PAYLOAD)?;
         if write.kind == WriteKind::Purge && self.config.takes_no_purge() {
             return Err(Error::no_rollups(&self.config.name));
@@ -138,28 +146,35 @@ impl BucketState {
             ));
         }
         if let Some(precondition) = &write.precondition {
-            limits::check_precondition(precondition, self.newest(&precondition.key))?;
+            limits::check_precondition(precondition, self.newest(precondition.space, &precondition.key))?;
         }
         write.ttl = write.ttl.map(|ttl| self.clamp_to_marker_ttl(ttl));
-        Ok(framed(Size::of_write(write, &self.config.name)))
+        Ok(framed(Size::of_write(write, &self.config)))
     }
 
     /// Applies a write that passed all checks.
     fn apply(&mut self, write: Write, record: u64, now: Duration, changes: &mut Changes) {
-        let Write { key, kind, precondition: _, ttl, headers, epoch: _, id } = write;
+        let Write { space, key, kind, precondition: _, ttl, headers, epoch: _, id } = write;
         let (operation, value) = match kind {
             WriteKind::Put(value) => (Operation::Put, value),
             WriteKind::Delete => (Operation::Delete, Bytes::new()),
             WriteKind::Purge => (Operation::Purge, Bytes::new()),
         };
-        let stored = StoredEntry { key, at: now, operation, value, ttl, headers, id: Some(id), size: record, seq: 0 };
+        let (ttl, id) = match space {
+            KeySpace::Records => (ttl, Some(id)),
+            KeySpace::Index => (self.config.ttl.map(|_| Ttl::NEVER), None),
+        };
+        let stored = StoredEntry { space, key, at: now, operation, value, ttl, headers, id, size: record, seq: 0 };
         self.store(stored, changes);
     }
 
     /// Removes the entries of a key up to a revision, inclusive.
-    pub(crate) fn erase(&mut self, key: &Key, through: Revision) -> Changes {
-        let revisions = self.keys.get(key).into_iter().flatten();
-        let old: Vec<_> = revisions.copied().filter(|revision| *revision <= through).collect();
+    pub(crate) fn erase(&mut self, space: KeySpace, key: &Key, through: Revision) -> Changes {
+        let revisions: Vec<_> = match space {
+            KeySpace::Records => self.keys.get(key).into_iter().flatten().copied().collect(),
+            KeySpace::Index => vec![self.index.newest(key)],
+        };
+        let old: Vec<_> = revisions.into_iter().filter(|revision| *revision <= through).collect();
         let mut changes = Changes::default();
         for revision in old {
             self.remove(revision, &mut changes);
@@ -168,14 +183,30 @@ impl BucketState {
     }
 
     /// Returns one entry of a key.
-    pub(crate) fn read(&self, key: &Key, at: ReadAt) -> Option<(Revision, &StoredEntry)> {
+    pub(crate) fn read(&self, space: KeySpace, key: &Key, at: ReadAt) -> Option<(Revision, &StoredEntry)> {
         let revision = match at {
             // There is one copy, so every read is fresh.
-            ReadAt::Newest(_) => self.newest(key),
+            ReadAt::Newest(_) => self.newest(space, key),
             ReadAt::Revision(revision) => revision,
         };
-        let stored = self.entries.get(&revision)?;
+        let stored = match space {
+            KeySpace::Records => self.entries.get(&revision)?,
+            KeySpace::Index => self.index.get(revision)?,
+        };
         (stored.key == *key).then_some((revision, stored))
+    }
+
+    /// Lists some keys of a space after `after`.
+    pub(crate) fn list_keys(&self, space: KeySpace, pattern: &Pattern, after: Option<&Key>) -> KeyListing {
+        match space {
+            KeySpace::Records => list(&self.keys, pattern, after),
+            KeySpace::Index => self.index.list(pattern, after),
+        }
+    }
+
+    /// Returns the entry of a revision in either space, to set its number in the log.
+    pub(super) fn entry_mut(&mut self, revision: Revision) -> Option<&mut StoredEntry> {
+        self.entries.get_mut(&revision).or_else(|| self.index.get_mut(revision))
     }
 
     /// Returns the number of the last logged effect that the result of a read shows.
@@ -204,6 +235,13 @@ impl BucketState {
     pub(super) fn store(&mut self, stored: StoredEntry, changes: &mut Changes) {
         let revision = Revision::new(self.last_revision.get() + 1);
         self.last_revision = revision;
+        if stored.space == KeySpace::Index {
+            let replaced = self.index.newest(&stored.key);
+            self.insert(revision, stored);
+            changes.stored.push(revision);
+            self.remove(replaced, changes);
+            return;
+        }
         let is_rollup = matches!(stored.operation, Operation::Purge | Operation::Expired);
         let key = stored.key.clone();
         self.insert(revision, stored);
@@ -215,10 +253,13 @@ impl BucketState {
     /// Removes an entry, and keeps it for the attached watches that have not read it.
     pub(super) fn remove(&mut self, revision: Revision, changes: &mut Changes) {
         let Some(entry) = self.take(revision) else { return };
-        let is_last_of_key = self.newest(&entry.key) < revision;
-        self.backlog.keep(revision, &entry, is_last_of_key);
-        changes.removed.push(Removal { revision, entry, last_removed: self.last_removed });
-        self.last_removed = self.last_removed.max(revision);
+        let last_removed = self.last_removed;
+        if entry.space == KeySpace::Records {
+            let is_last_of_key = self.newest(entry.space, &entry.key) < revision;
+            self.backlog.keep(revision, &entry, is_last_of_key);
+            self.last_removed = last_removed.max(revision);
+        }
+        changes.removed.push(Removal { revision, entry, last_removed });
     }
 
     /// Skips all revisions up to this one, so that they are never assigned. No watch can resume before it.
@@ -230,6 +271,10 @@ impl BucketState {
 
     /// Adds an entry to all indexes.
     pub(crate) fn insert(&mut self, revision: Revision, stored: StoredEntry) {
+        if stored.space == KeySpace::Index {
+            self.bytes += stored.size;
+            return self.index.insert(revision, stored);
+        }
         if let Some(at) = self.expires(&stored) {
             self.expirations.insert((at, revision));
         }
@@ -242,7 +287,11 @@ impl BucketState {
 
     /// Removes an entry from all indexes.
     pub(crate) fn take(&mut self, revision: Revision) -> Option<StoredEntry> {
-        let stored = self.entries.remove(&revision)?;
+        let Some(stored) = self.entries.remove(&revision) else {
+            let stored = self.index.take(revision)?;
+            self.bytes -= stored.size;
+            return Some(stored);
+        };
         self.bytes -= stored.size;
         if let Some(at) = self.expires(&stored) {
             self.expirations.remove(&(at, revision));
@@ -257,16 +306,16 @@ impl BucketState {
     }
 
     /// Checks that a message of this size fits into the bucket. Returns the size of its record.
-    pub(crate) fn check_limits(&self, size: Size, key: &Key) -> Result<u64> {
+    pub(crate) fn check_limits(&self, size: Size, space: KeySpace, key: &Key) -> Result<u64> {
         self.check_size(size)?;
-        let record = self.record(size, key);
-        limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(key))?;
+        let record = self.record(size, space, key);
+        limits::check_room(self.bytes, record, self.config.max_bytes, self.replaced(space, key))?;
         Ok(record)
     }
 
     /// Returns the size of the record of a message.
-    fn record(&self, size: Size, key: &Key) -> u64 {
-        size.record(self.config.storage.unwrap_or_default(), &self.config.name, key)
+    fn record(&self, size: Size, space: KeySpace, key: &Key) -> u64 {
+        size.record(self.config.storage.unwrap_or_default(), &self.config.name, space, key)
     }
 
     fn check_size(&self, size: Size) -> Result<()> {
@@ -274,14 +323,17 @@ impl BucketState {
     }
 
     /// Returns the revision of the newest entry of a key.
-    pub(crate) fn newest(&self, key: &Key) -> Revision {
-        self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default()
+    pub(crate) fn newest(&self, space: KeySpace, key: &Key) -> Revision {
+        match space {
+            KeySpace::Records => self.keys.get(key).and_then(|revisions| revisions.back().copied()).unwrap_or_default(),
+            KeySpace::Index => self.index.newest(key),
+        }
     }
 
     /// Whether an entry is the newest one of its key.
     pub(crate) fn is_newest(&self, key: &Key, revision: Revision) -> bool {
         // With one entry for each key, every entry is the newest one of its key.
-        self.keys.len() == self.entries.len() || self.newest(key) == revision
+        self.keys.len() == self.entries.len() || self.newest(KeySpace::Records, key) == revision
     }
 
     /// Whether a key has another entry after `after` and up to `until`.
@@ -326,8 +378,14 @@ impl BucketState {
 
     /// Returns the size of the entry that the next entry of the key replaces. `None` in a replicated bucket, where no
     /// entry makes room for another.
-    fn replaced(&self, key: &Key) -> Option<u64> {
-        let revisions = self.keys.get(key).filter(|_| self.config.replicas.is_none_or(|replicas| replicas == 1))?;
+    fn replaced(&self, space: KeySpace, key: &Key) -> Option<u64> {
+        let is_single = self.config.replicas.is_none_or(|replicas| replicas == 1);
+        if space == KeySpace::Index {
+            // With a longer history, a server removes the old entry only after it stored the new one.
+            let old = self.index.get(self.index.newest(key)).filter(|_| is_single && self.history() == 1)?;
+            return Some(old.size);
+        }
+        let revisions = self.keys.get(key).filter(|_| is_single)?;
         let oldest = revisions.front().filter(|_| revisions.len() >= self.history())?;
         self.entries.get(oldest).map(|stored| stored.size)
     }

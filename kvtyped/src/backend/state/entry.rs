@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backend::{Operation, OperationId, RecordHeaders};
+use crate::backend::{KeySpace, Operation, OperationId, RecordHeaders};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::ttl::Ttl;
@@ -15,6 +15,7 @@ pub(crate) const STEP_SIZE: usize = 256;
 /// One entry. Its time counts from the epoch of the backend.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredEntry {
+    pub(crate) space: KeySpace,
     pub(crate) key: Key,
     pub(crate) at: Duration,
     pub(crate) operation: Operation,

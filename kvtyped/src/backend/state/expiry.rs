@@ -11,7 +11,7 @@ use super::bucket::BucketState;
 use super::changes::Changes;
 use super::entry::StoredEntry;
 use super::limits::Size;
-use crate::backend::{Operation, RecordHeaders};
+use crate::backend::{KeySpace, Operation, RecordHeaders};
 use crate::error::Result;
 use crate::key::Key;
 use crate::ttl::Ttl;
@@ -67,9 +67,10 @@ impl BucketState {
 
     fn expired_marker(&self, key: Key, at: Duration, lives: Ttl) -> Result<StoredEntry> {
         let size = Size::expired_marker(lives);
-        let record = self.check_limits(size, &key)?;
+        let record = self.check_limits(size, KeySpace::Records, &key)?;
         let operation = Operation::Expired;
         Ok(StoredEntry {
+            space: KeySpace::Records,
             key,
             at,
             operation,
@@ -82,8 +83,11 @@ impl BucketState {
         })
     }
 
-    /// Returns the expiry time of an entry.
+    /// Returns the expiry time of a record.
     pub(crate) fn expires(&self, stored: &StoredEntry) -> Option<Duration> {
+        if stored.ttl.is_some_and(Ttl::is_never) {
+            return None;
+        }
         let own = stored.ttl.map(Ttl::as_duration);
         let shortest = own.into_iter().chain(self.config.ttl).min()?;
         Some(stored.at + shortest)

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::backend::{OperationId, Precondition, Write, WriteKind};
+use crate::backend::{KeySpace, OperationId, Precondition, Write, WriteKind};
 use crate::config::{BucketConfig, Storage, WriteEpochs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -25,22 +25,30 @@ pub(crate) struct Size {
 
 impl Size {
     /// Returns the size of the message of a write.
-    pub(crate) fn of_write(write: &Write, bucket: &str) -> Self {
-        let Write { key, kind, precondition, ttl, headers: record, epoch, id } = write;
-        let mut headers = Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len());
+    pub(crate) fn of_write(write: &Write, config: &BucketConfig) -> Self {
+        let Write { space, key: _, kind, precondition, ttl, headers: record, epoch: _, id } = write;
+        let mut headers = match space {
+            KeySpace::Records => Headers::new().line("Nats-Msg-Id", OperationId::as_str(id).len()),
+            KeySpace::Index => Headers::new().rollup_if(config.index_needs_rollup()),
+        };
         headers = match kind {
             WriteKind::Put(_) => headers,
             WriteKind::Delete => headers.line("KV-Operation", "DEL".len()),
             WriteKind::Purge => headers.line("KV-Operation", "PURGE".len()).line("Nats-Rollup", "sub".len()),
         };
-        if let Some(Precondition { key: expected_key, revision }) = precondition {
+        if let Some(expected) = precondition {
+            let Precondition { space, key, revision } = expected;
             headers = headers.line("Nats-Expected-Last-Subject-Sequence", digits(revision.get()));
-            if expected_key != key || epoch.is_some() {
-                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject(bucket, expected_key));
+            if write.names_subject_of(expected, config) {
+                let subject = subject(&config.name, *space, key);
+                headers = headers.line("Nats-Expected-Last-Subject-Sequence-Subject", subject);
             }
         }
-        if let Some(ttl) = ttl {
-            headers = headers.line("Nats-TTL", digits(ttl.as_secs()));
+        match ttl {
+            Some(ttl) if ttl.is_never() => headers = headers.line("Nats-TTL", "never".len()),
+            Some(ttl) => headers = headers.line("Nats-TTL", digits(ttl.as_secs())),
+            None if write.is_index_entry() && config.ttl.is_some() => headers = headers.line("Nats-TTL", "never".len()),
+            None => {}
         }
         record.for_each(|name, text| headers.0 = headers.line_len(name, text.len()));
         Self { headers: headers.end(), body: write.value().len() }
@@ -71,14 +79,14 @@ impl Size {
     }
 
     /// Returns the size that `max_bytes` limits: the record of the message in a store.
-    pub(crate) fn record(self, storage: Storage, bucket: &str, key: &Key) -> u64 {
+    pub(crate) fn record(self, storage: Storage, bucket: &str, space: KeySpace, key: &Key) -> u64 {
         let fixed = match storage {
             // Sequence and time.
             Storage::Memory => 16,
             // Length, sequence, time, length of the subject, length of the headers, checksum.
             Storage::File => 22 + 4 + 8,
         };
-        (fixed + subject(bucket, key) + self.message()) as u64
+        (fixed + subject(bucket, space, key) + self.message()) as u64
     }
 
     /// Refuses a message that is larger than `limit`.
@@ -107,6 +115,9 @@ pub(crate) fn check_room(stored: u64, record: u64, max_bytes: Option<u64>, repla
 
 /// Refuses a write of another write epoch than the bucket has.
 pub(crate) fn check_epoch(write: &Write, config: &BucketConfig) -> Result<()> {
+    if write.is_index_entry() {
+        return Ok(());
+    }
     let (sent, current) = (write.epoch, config.write_epoch);
     let is_accepted = match sent {
         Some(_) => sent == current,
@@ -131,6 +142,10 @@ impl Headers {
         Self("NATS/1.0\r\n".len())
     }
 
+    fn rollup_if(self, is_rollup: bool) -> Self {
+        if is_rollup { self.line("Nats-Rollup", "sub".len()) } else { self }
+    }
+
     fn line(self, name: &str, value: usize) -> Self {
         Self(self.line_len(name, value))
     }
@@ -144,8 +159,12 @@ impl Headers {
     }
 }
 
-fn subject(bucket: &str, key: &Key) -> usize {
-    "$KV.".len() + bucket.len() + ".".len() + key.as_str().len()
+fn subject(bucket: &str, space: KeySpace, key: &Key) -> usize {
+    let prefix = match space {
+        KeySpace::Records => "$KV.",
+        KeySpace::Index => "$KV.=i.",
+    };
+    prefix.len() + bucket.len() + ".".len() + key.as_str().len()
 }
 
 fn digits(number: u64) -> usize {

@@ -142,7 +142,7 @@ impl Log {
         for revision in &stored {
             let seq = self.last + 1;
             let at_once = removed.iter_mut().find(|removal| removal.revision == *revision);
-            let entry = at_once.map(|removal| &mut removal.entry).or_else(|| bucket.entries.get_mut(revision));
+            let entry = at_once.map(|removal| &mut removal.entry).or_else(|| bucket.entry_mut(*revision));
             let Some(entry) = entry else { continue };
             entry.seq = seq;
             let effect = Effect::Stored { bucket: id, revision: *revision, entry: entry.clone() };

@@ -93,6 +93,7 @@ impl StateMachine {
             return Err(Error::new(ErrorKind::BucketExists));
         }
         let config = with_irregularities(config.with_defaults(true, true));
+        config.check_index_entries()?;
         let name = config.name.clone();
         // Creation times are unique, because they identify buckets.
         let created = self.last_created.map_or(now, |last| now.max(last + Duration::from_nanos(1)));
@@ -159,7 +160,9 @@ impl StateMachine {
         let now = self.tick(now);
         let bucket = self.buckets.get_mut(&config.name).ok_or_else(|| Error::new(ErrorKind::BucketNotFound))?;
         // A refused update changes nothing.
+        config.check_index_update(&bucket.config)?;
         let config = merge(bucket.config.clone(), config)?;
+        config.check_index_entries()?;
         advance(bucket, now, &mut self.log);
         let previous = bucket.config.clone();
         let mut changes = Changes::default();
@@ -243,6 +246,7 @@ fn merge(old: BucketConfig, mut new: BucketConfig) -> Result<BucketConfig> {
         limit_markers,
         rollups,
         atomic,
+        index_entries,
         write_epochs,
         write_epoch,
         irregular: _,
@@ -273,6 +277,7 @@ fn merge(old: BucketConfig, mut new: BucketConfig) -> Result<BucketConfig> {
         // As on a server, markers imply rollups, and an update repairs irregular settings.
         rollups: Some(rollups != Some(false) || limit_markers.is_some_and(|stay| !stay.is_zero())),
         atomic: atomic.or(old.atomic),
+        index_entries: index_entries.or(old.index_entries),
         write_epochs,
         write_epoch: write_epoch.or(old.write_epoch).or(first_epoch),
         irregular: Vec::new(),

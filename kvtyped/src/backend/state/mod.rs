@@ -8,6 +8,7 @@ pub(crate) mod changes;
 pub(crate) mod limits;
 pub(crate) mod notify;
 
+pub(crate) mod index_entries;
 pub(crate) mod unread_removals;
 pub(crate) mod bucket;
 pub(crate) mod expiry;

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use super::effect::{Effect, Record};
 use super::log::{CommitResult, Log, Ticket};
 use super::machine::StateMachine;
-use crate::backend::{Batch, Write, WriteKind};
+use crate::backend::{Batch, KeySpace, Write, WriteKind};
 use crate::config::BucketConfig;
 use crate::error::ErrorKind;
 use crate::key::Key;
@@ -47,7 +47,11 @@ fn verb(machine: &mut StateMachine, now: Duration, random: &mut StdRng) {
     let changed = match random.random_range(0..12) {
         0 => {
             let key = key(random);
-            machine.change("b", now, false, None, |bucket, _| Ok(bucket.erase(&key, bucket.last_revision))).map(drop)
+            machine
+                .change("b", now, false, None, |bucket, _| {
+                    Ok(bucket.erase(KeySpace::Records, &key, bucket.last_revision))
+                })
+                .map(drop)
         }
         1 | 2 => {
             let keys = (0..3).map(|number| Key::new(format!("k{number}")).unwrap());

@@ -2,7 +2,7 @@
 
 use super::decision::{CasDecision, CasLimits, CasOutcome, CasStart};
 use super::retry::{CasAttempts, CasRetry, is_unchanged};
-use crate::backend::{Deadline, OperationId, Precondition, RawEntry, Read, ReadAt};
+use crate::backend::{Deadline, KeySpace, OperationId, Precondition, RawEntry, Read, ReadAt};
 use crate::bucket::content::Content;
 use crate::bucket::handle::{Bucket, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +15,8 @@ pub(crate) struct ConditionalWrite<'a> {
     pub(crate) key: &'a Key,
     /// The revision of the entry that was read. Zero if the key had no entry.
     pub(crate) expected: Revision,
+    /// The entry with the expected revision.
+    pub(crate) base: Option<&'a RawEntry>,
     pub(crate) content: Content,
     /// The precondition on another record.
     pub(crate) on: Option<&'a Precondition>,
@@ -26,12 +28,12 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) async fn read_leader(&self, key: &Key, deadline: Deadline) -> Result<Option<RawEntry>> {
         let raw = &self.inner.raw;
         if self.config().may_be_behind() {
-            match raw.read(key, ReadAt::Newest(Read::Leader), deadline).await {
+            match raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Leader), deadline).await {
                 Err(error) if error.is_denied() => {}
                 read => return read,
             }
         }
-        raw.read(key, ReadAt::Newest(Read::Any), deadline).await
+        raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await
     }
 
     pub(crate) async fn write_conditionally(
@@ -39,7 +41,10 @@ impl<T: KvModel> ReadBucket<T> {
         write: ConditionalWrite<'_>,
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
-        let ConditionalWrite { key, expected, content, on } = write;
+        let ConditionalWrite { key, expected, base, content, on } = write;
+        if !T::__INDEXES.is_empty() {
+            return Box::pin(self.write_indexed(key, (base, expected), content, on, deadline)).await;
+        }
         let target = content.target;
         let write = content.write(key.clone()).if_revision(expected);
         let id = write.id.clone();
@@ -77,7 +82,7 @@ impl<T: KvModel> Bucket<T> {
             CasStart::NoRecord(marker) => (None, marker),
             CasStart::Read | CasStart::LeaderRead => {
                 let read = if matches!(start, CasStart::Read) { Read::Any } else { Read::Leader };
-                let newest = raw.read(key, ReadAt::Newest(read), deadline).await.map_err(located)?;
+                let newest = raw.read(KeySpace::Records, key, ReadAt::Newest(read), deadline).await.map_err(located)?;
                 let expected = revision_of(&newest);
                 (newest, expected)
             }
@@ -97,7 +102,7 @@ impl<T: KvModel> Bucket<T> {
                 CasDecision::Stop { result } => return Ok(CasOutcome { revision: expected, result }),
                 CasDecision::Write { content, result } => (content, result),
             };
-            let write = ConditionalWrite { key, expected, content, on: on.as_ref() };
+            let write = ConditionalWrite { key, expected, base: newest.as_ref(), content, on: on.as_ref() };
             match self.write_conditionally(write, deadline).await {
                 Ok((revision, _)) => return Ok(CasOutcome { revision, result }),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {

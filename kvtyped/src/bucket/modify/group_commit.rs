@@ -25,7 +25,7 @@ use super::group_call::{GroupCall, Joined, NextStep};
 use super::key_queue::{QueueGuard, QueueHandle};
 use super::pending_record::{BaseEntry, CommitGroup, Freshness, GroupMember, GroupResult};
 use super::retry::CasAttempts;
-use crate::backend::{Deadline, OnDrop, RawEntry, Read, ReadAt, detached, run_in_background};
+use crate::backend::{Deadline, KeySpace, OnDrop, RawEntry, Read, ReadAt, detached, run_in_background};
 use crate::bucket::content::Content;
 use crate::bucket::decode;
 use crate::bucket::entry::Entry;
@@ -213,7 +213,7 @@ impl<T: KvModel> ReadBucket<T> {
                 _ if from_leader => (bucket.read_leader(&key, deadline).await?, Freshness::Leader(number)),
                 Some(retry) => (retry.read(&**raw, &key, deadline).await?, Freshness::Leader(number)),
                 None => {
-                    let unconfirmed = raw.read(&key, ReadAt::Newest(Read::Any), deadline).await?;
+                    let unconfirmed = raw.read(KeySpace::Records, &key, ReadAt::Newest(Read::Any), deadline).await?;
                     match bucket.config().may_be_behind() {
                         true if record.is_stale(unconfirmed.as_ref()) => {
                             (bucket.read_leader(&key, deadline).await?, Freshness::Leader(number))
@@ -255,7 +255,8 @@ impl<T: KvModel> ReadBucket<T> {
             }
         }
         let stored = content.entry(key, revision, self.clock().now());
-        let write = ConditionalWrite { key, expected: revision, content, on: None };
+        let base = base.as_ref().and_then(|base| base.entry.as_ref());
+        let write = ConditionalWrite { key, expected: revision, base, content, on: None };
         let (revision, id) = self.write_conditionally(write, deadline).await?;
         Ok(RawEntry { revision, id: Some(id), ..stored })
     }

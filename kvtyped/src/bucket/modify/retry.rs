@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backend::{Backoff, Deadline, RawBucket, RawEntry, Read, ReadAt};
+use crate::backend::{Backoff, Deadline, KeySpace, RawBucket, RawEntry, Read, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::jitter;
 use crate::key::Key;
@@ -143,7 +143,7 @@ impl CasRetry {
                 return Err(deadline.error());
             }
             let read = if self.denied { Read::AtLeast(self.min_revision) } else { read };
-            match raw.read(key, ReadAt::Newest(read), deadline).await {
+            match raw.read(KeySpace::Records, key, ReadAt::Newest(read), deadline).await {
                 Ok(entry) if self.is_stale_read(entry.as_ref()) => {}
                 // A user who may read only single keys uses any server that has reached the revision of the conflict.
                 Err(error) if !self.denied && error.is_denied() => {

@@ -10,7 +10,7 @@ use crate::key::KeySegment;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be indexed",
     label = "not a key segment, or an `Option`, `Vec` or set of one",
-    note = "index a function of the field: `#[kv(index(with = \"function\"))]`",
+    note = "index a function of the field: `#[kv(index(with = function))]`",
     note = "key segments are strings, integers, `bool`, `char`, `Uuid` (feature `uuid`) and types with `#[derive(KeySegment)]`"
 )]
 pub trait Indexable {
@@ -45,3 +45,9 @@ macro_rules! by_iterator {
 }
 
 by_iterator!(Option<S>, Vec<S>, BTreeSet<S>, HashSet<S>);
+
+/// Calls `each` with each value of a field. Called from generated code.
+#[doc(hidden)]
+pub fn each_value<F: Indexable>(field: &F, each: &mut dyn FnMut(&F::Value)) {
+    field.each_value(each);
+}

@@ -20,6 +20,7 @@ pub struct IndexInfo {
 
 /// Whether several records may have one value of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IndexKind {
     /// Any number of records may have one value.
     Many,

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use super::{IndexInfo, ValueText, layout, values_of};
-use crate::key::{Key, KeyError, Pattern};
+use super::{By, IndexInfo, Indexable, RangeField, RangeValue, ValueText, layout, values_of};
+use crate::key::{Key, KeyBuilder, KeyError, KeySegment, Pattern};
 use crate::model::KvModel;
 
 /// The arity of a lookup of a unique index: at most one record has the value.
@@ -24,6 +25,8 @@ pub struct Lookup<T, A> {
     index: usize,
     /// Any of these. Empty if nothing matches.
     prefixes: Vec<Prefix>,
+    /// The lowest and the highest value of a range. Its values have texts of one length, so texts have their order.
+    between: Option<(Option<String>, Option<String>)>,
     check: Option<Check<T>>,
     arity: PhantomData<fn() -> A>,
 }
@@ -32,7 +35,7 @@ pub struct Lookup<T, A> {
 type Check<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
 /// The leading segments of a value, escaped. `None` is any segment.
-pub(super) type Prefix = Vec<Option<String>>;
+type Prefix = Vec<Option<String>>;
 
 impl<T: KvModel, A> Lookup<T, A> {
     /// Creates a lookup of one value of the index at this position. Called from generated code.
@@ -43,8 +46,78 @@ impl<T: KvModel, A> Lookup<T, A> {
         Self::any_of(index, prefixes.into_iter().collect())
     }
 
-    pub(super) fn any_of(index: usize, prefixes: Vec<Prefix>) -> Self {
-        Self { index, prefixes, check: None, arity: PhantomData }
+    /// Creates a lookup of any value of a field. Called from generated code.
+    #[doc(hidden)]
+    pub fn values<F: Indexable>(index: usize, field: &F) -> Self {
+        let mut prefixes: Vec<Prefix> = Vec::new();
+        field.each_value(&mut |value| {
+            let of_value = Self::value(index, |text| _ = text.segment(value));
+            prefixes.extend(of_value.prefixes);
+        });
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Self::any_of(index, prefixes)
+    }
+
+    /// Creates a lookup of every value. Called from generated code.
+    #[doc(hidden)]
+    pub fn all(index: usize) -> Self {
+        Self::any_of(index, vec![Prefix::new()])
+    }
+
+    /// Sets a segment. Called from generated code.
+    #[doc(hidden)]
+    pub fn segment<S: KeySegment>(mut self, segment: usize, value: &S) -> Self {
+        let mut text = KeyBuilder::new();
+        text.segment(value);
+        for prefix in &mut self.prefixes {
+            if prefix.len() <= segment {
+                prefix.resize(segment + 1, None);
+            }
+            if let Some(place) = prefix.get_mut(segment) {
+                *place = Some(text.as_str().to_owned());
+            }
+        }
+        self
+    }
+
+    /// Creates a lookup of the values of a field in a range. Called from generated code.
+    #[doc(hidden)]
+    pub fn range<F: RangeField + 'static>(
+        index: usize,
+        by: By,
+        range: impl RangeBounds<F::Value>,
+        field: fn(&T) -> &F,
+    ) -> Self {
+        let scale = <F::Value as RangeValue>::SCALE;
+        let depth = scale.depth(by);
+        let range: (Bound<F::Value>, Bound<F::Value>) = (range.start_bound().cloned(), range.end_bound().cloned());
+        let levels = |bound: &Bound<F::Value>| match bound {
+            Bound::Included(value) | Bound::Excluded(value) => {
+                let mut levels = value.levels();
+                levels.truncate(depth);
+                Some(levels)
+            }
+            Bound::Unbounded => None,
+        };
+        let (low, high) = (levels(&range.0), levels(&range.1));
+        let paths = match (&low, &high) {
+            (Some(low), Some(high)) if low > high => Vec::new(),
+            _ => scale.cover(low.as_deref(), high.as_deref(), depth),
+        };
+        let prefix = |path: &Vec<u32>| scale.segments(path).map(Some).collect();
+        let text = |levels: &Vec<u32>| scale.segments(levels).collect::<Vec<_>>().join(".");
+        let between = Some((low.as_ref().map(text), high.as_ref().map(text)));
+        let check: Check<T> = Arc::new(move |record| {
+            let mut found = false;
+            field(record).each_value(&mut |value| found |= range.contains(value));
+            found
+        });
+        Self { between, check: Some(check), ..Self::any_of(index, paths.iter().map(prefix).collect()) }
+    }
+
+    fn any_of(index: usize, prefixes: Vec<Prefix>) -> Self {
+        Self { index, prefixes, between: None, check: None, arity: PhantomData }
     }
 
     /// Returns the position of the index in the list of the model.
@@ -94,7 +167,10 @@ impl<T: KvModel, A> Lookup<T, A> {
                 (_, None) => false,
             })
         };
-        self.prefixes.iter().any(matches)
+        let is_between = self.between.as_ref().is_none_or(|(low, high)| {
+            low.as_deref().is_none_or(|low| low <= value) && high.as_deref().is_none_or(|high| value <= high)
+        });
+        is_between && self.prefixes.iter().any(matches)
     }
 
     /// Whether a record belongs to the lookup.
@@ -123,15 +199,16 @@ impl<T: KvModel> UniqueLookup<T> for Lookup<T, One> {
 }
 
 impl<T> From<Lookup<T, One>> for Lookup<T, Many> {
-    fn from(Lookup { index, prefixes, check, arity: _ }: Lookup<T, One>) -> Self {
-        Self { index, prefixes, check, arity: PhantomData }
+    fn from(Lookup { index, prefixes, between, check, arity: _ }: Lookup<T, One>) -> Self {
+        Self { index, prefixes, between, check, arity: PhantomData }
     }
 }
 
 impl<T, A> Clone for Lookup<T, A> {
     fn clone(&self) -> Self {
-        let Self { index, prefixes, check, arity } = self;
-        Self { index: *index, prefixes: prefixes.clone(), check: check.clone(), arity: *arity }
+        let Self { index, prefixes, between, check, arity } = self;
+        let (prefixes, between, check) = (prefixes.clone(), between.clone(), check.clone());
+        Self { index: *index, prefixes, between, check, arity: *arity }
     }
 }
 
@@ -282,10 +359,10 @@ mod tests {
 
     #[test]
     fn open_segment_matches_any_value() {
-        let lookup = Lookup::<User, Many>::any_of(3, vec![vec![None, Some("7".into())]]);
+        let lookup = Lookup::<User, Many>::all(3).segment(1, &7_u64);
         assert_eq!(lookup.patterns().iter().map(ToString::to_string).collect::<Vec<_>>(), ["user.by_place.*.7.>"]);
         assert!(lookup.matches_value("core.7") && !lookup.matches_value("core.8"));
-        let prefix = Lookup::<User, Many>::any_of(3, vec![vec![Some("core".into())]]);
+        let prefix = Lookup::<User, Many>::all(3).segment(0, &"core".to_owned());
         assert_eq!(prefix.patterns()[0].to_string(), "user.by_place.core.*.>");
         assert!(prefix.matches_value("core.8") && !prefix.matches_value("cor.8"));
     }

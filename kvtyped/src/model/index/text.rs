@@ -1,6 +1,6 @@
 //! The text of an index value: escaped segments, separated by dots.
 
-use super::IndexInfo;
+use super::{By, IndexInfo, RangeValue};
 use crate::key::{KeyBuilder, KeySegment};
 
 /// Writes the text of one value of an index, segment by segment.
@@ -21,6 +21,15 @@ impl ValueText {
     /// Appends a segment, escaped like a segment of a key.
     pub fn segment<S: KeySegment>(&mut self, value: &S) -> &mut Self {
         self.separator().segment(value);
+        self
+    }
+
+    /// Appends the levels of a value, one segment each.
+    pub fn range<V: RangeValue>(&mut self, value: &V, by: By) -> &mut Self {
+        let levels = value.levels();
+        for segment in V::SCALE.segments(levels.get(..V::SCALE.depth(by)).unwrap_or(&levels)) {
+            self.separator().literal(&segment);
+        }
         self
     }
 

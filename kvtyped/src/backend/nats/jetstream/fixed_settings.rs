@@ -7,6 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::index_subject::has_index_subject;
 use super::stream_config::{bucket_name, has_counters, source_transform, subject_prefix};
 use super::write_epochs::{self, EpochSettings};
 use crate::config::Difference;
@@ -68,7 +69,10 @@ fn irregular(bucket: &str, raw: &Map<String, Value>) -> Vec<Irregular> {
     }
     let subjects = match EpochSettings::read(bucket, raw) {
         _ if is_mirror => json!([]),
-        settings => json!(write_epochs::epoch_subjects(bucket, settings.accepts(), epochs.last().copied())),
+        settings => {
+            let has_index = has_index_subject(bucket, raw);
+            json!(write_epochs::stream_subjects(bucket, settings.accepts(), epochs.last().copied(), has_index))
+        }
     };
     compare("subjects", subjects, raw.get("subjects").filter(|found| found.is_array()).cloned().unwrap_or(json!([])));
     if is_mirror {

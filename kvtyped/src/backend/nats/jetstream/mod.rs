@@ -7,6 +7,7 @@
 //! | `features` | API levels and versions of servers |
 //! | `message` | a stored message and its headers |
 //! | `counter_value` | the stored value of a counter |
+//! | `index_subject` | the second subject of a stream, for index entries |
 //! | `write_epochs` | the subjects and the subject transform of write epochs |
 //! | `stream_config` | the settings of a bucket as a stream configuration |
 //! | `fixed_settings` | the settings that every stream of a bucket has: comparison and repair |
@@ -23,6 +24,7 @@ pub(super) mod error;
 pub(super) mod features;
 pub(super) mod message;
 pub(super) mod counter_value;
+pub(super) mod index_subject;
 pub(super) mod write_epochs;
 pub(super) mod stream_config;
 pub(super) mod fixed_settings;

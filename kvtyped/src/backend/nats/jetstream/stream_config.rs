@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::write_epochs::{EpochSettings, epoch_subjects, transform};
+use super::index_subject::{has_index_subject, index_subject};
+use super::write_epochs::{EpochSettings, stream_subjects, transform};
 use crate::backend::Capabilities;
 use crate::config::{BucketConfig, Placement, Republish, Source, Storage, nanos};
 use crate::error::{Error, Result};
@@ -32,6 +33,10 @@ pub(crate) fn check(wanted: &BucketConfig, capabilities: &Capabilities) -> Resul
     }
     if wanted.write_epochs.is_some() && !capabilities.write_epochs {
         let needs = "nats-server 2.11 (JetStream API level 1) for write epochs";
+        return Err(Error::unsupported(needs, capabilities.backend.clone()));
+    }
+    if wanted.index_entries == Some(true) && wanted.ttl.is_some() && !capabilities.key_ttl {
+        let needs = "nats-server 2.11 (JetStream API level 1) for an index in a bucket with `ttl`";
         return Err(Error::unsupported(needs, capabilities.backend.clone()));
     }
     if wanted.atomic == Some(true) && !capabilities.atomic {
@@ -103,6 +108,7 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
         limit_markers,
         rollups,
         atomic,
+        index_entries,
         write_epochs,
         write_epoch,
         irregular: _,
@@ -117,6 +123,7 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
             EpochSettings::Active { epochs: *epochs, epoch: write_epoch.unwrap_or(BucketConfig::FIRST_WRITE_EPOCH) }
         }
     };
+    let had_index = has_index_subject(name, raw);
     let had_markers = raw.contains_key("subject_delete_marker_ttl");
     // A server allows rollups in every stream with limit markers, whatever the configuration says.
     if *rollups == Some(false)
@@ -158,9 +165,19 @@ pub(crate) fn merge_update(wanted: &BucketConfig, raw: &mut Map<String, Value>) 
     }
     set("allow_rollup_hdrs", rollups.map(|on| json!(on)));
     set("allow_atomic", atomic.map(|on| json!(on)));
-    if let EpochSettings::Active { epochs, epoch } = epochs {
-        set("subjects", Some(json!(epoch_subjects(name, epochs, Some(epoch)))));
-        set("subject_transform", Some(transform(name)));
+    let has_index = *index_entries == Some(true);
+    match epochs {
+        EpochSettings::Active { epochs, epoch } => {
+            set("subjects", Some(json!(stream_subjects(name, epochs, Some(epoch), has_index || had_index))));
+            set("subject_transform", Some(transform(name)));
+        }
+        _ if has_index && !had_index => {
+            let subjects = raw.entry("subjects").or_insert_with(|| json!([]));
+            if let Some(subjects) = subjects.as_array_mut() {
+                subjects.push(json!(index_subject(name)));
+            }
+        }
+        _ => {}
     }
     if !metadata.is_empty() {
         let raw_metadata = raw.entry("metadata").or_insert_with(|| json!({}));
@@ -366,6 +383,29 @@ mod tests {
             let found = read("b", &raw).unwrap();
             assert_eq!((found.write_epochs, found.write_epoch), (Some(epochs), Some(7)));
         }
+    }
+
+    #[test]
+    fn index_entries_have_a_second_subject() {
+        let mut config = BucketConfig::new("b").with_defaults(false, false);
+        config.index_entries = Some(true);
+        let raw = to_stream_config(&config);
+        assert_eq!(raw["subjects"], json!(["$KV.b.>", "$KV.=i.b.>"]));
+        assert_eq!(read("b", &raw).unwrap(), config);
+        let mut added = to_stream_config(&BucketConfig::new("b").with_defaults(false, false));
+        merge_update(&config, &mut added);
+        assert_eq!(added["subjects"], raw["subjects"]);
+        merge_update(&config, &mut added);
+        assert_eq!(added["subjects"], raw["subjects"], "the subject is added once");
+        // Write epochs and index entries in one stream.
+        config.write_epochs = Some(WriteEpochs::Closed);
+        let mut closed = to_stream_config(&config.clone().with_defaults(false, false));
+        assert_eq!(closed["subjects"], json!(["$KV.=w.b.1.>", "$KV.=i.b.>"]));
+        let mut switch = BucketConfig::new("b");
+        switch.write_epoch = Some(7);
+        merge_update(&switch, &mut closed);
+        assert_eq!(closed["subjects"], json!(["$KV.=w.b.7.>", "$KV.=i.b.>"]));
+        assert_eq!(read("b", &closed).unwrap().irregular, []);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use super::fixed_settings;
+use super::index_subject::has_index_subject;
 use super::message::time;
 use super::stream_config::{bucket_name, destination, subject_prefix};
 use super::write_epochs::EpochSettings;
@@ -87,6 +88,7 @@ pub(crate) fn read(name: &str, raw: &Map<String, Value>) -> Result<BucketConfig>
     config.metadata = read_metadata(raw.get("metadata"));
     config.rollups = Some(flag("allow_rollup_hdrs"));
     config.atomic = Some(flag("allow_atomic"));
+    config.index_entries = Some(has_index_subject(name, raw));
     if let EpochSettings::Active { epochs, epoch } = epochs {
         (config.write_epochs, config.write_epoch) = (Some(epochs), Some(epoch));
     }

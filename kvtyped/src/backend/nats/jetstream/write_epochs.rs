@@ -10,6 +10,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::index_subject::index_subject;
 use crate::config::WriteEpochs;
 use crate::error::{Error, ErrorKind};
 
@@ -63,13 +64,16 @@ fn subjects(raw: &Map<String, Value>) -> impl Iterator<Item = &str> {
     raw.get("subjects").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Returns the subjects of a bucket with these epochs. `None` is a bucket that takes no epoch yet.
-pub(crate) fn epoch_subjects(bucket: &str, epochs: WriteEpochs, epoch: Option<u64>) -> Vec<String> {
+/// Returns the subjects of a bucket with these epochs, and the subject of its index entries if it has any. `None` is a
+/// bucket that takes no epoch yet.
+pub(crate) fn stream_subjects(bucket: &str, epochs: WriteEpochs, epoch: Option<u64>, has_index: bool) -> Vec<String> {
     let of = |epoch| format!("{}>", epoch_prefix(bucket, epoch));
-    match epochs {
+    let mut subjects: Vec<_> = match epochs {
         WriteEpochs::Open => std::iter::once(plain_subject(bucket)).chain(epoch.map(of)).collect(),
         WriteEpochs::Closed => vec![of(epoch.unwrap_or(NO_WRITERS))],
-    }
+    };
+    subjects.extend(has_index.then(|| index_subject(bucket)));
+    subjects
 }
 
 impl EpochSettings {

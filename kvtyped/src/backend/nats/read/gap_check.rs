@@ -32,7 +32,7 @@ pub(crate) async fn has_no_gaps(
     }
     for _ in 0..attempts {
         if counted.is_none() {
-            counted = count_messages_after(context, revision, deadline).await?;
+            counted = count_messages_after(context, ">", revision, deadline).await?;
             *after = context.stream_state(deadline).await?;
         }
         match counted.take() {
@@ -44,14 +44,19 @@ pub(crate) async fn has_no_gaps(
     Ok(false)
 }
 
-/// Requests the number of messages after this revision from any server. Returns `None` if the server does not report it
-/// (before 2.11, or without direct gets).
-async fn count_messages_after(context: &StreamContext, revision: Revision, deadline: Deadline) -> Result<Option<u64>> {
+/// Requests the number of messages of a filter after this revision from any server. Returns `None` if the server does
+/// not report it (before 2.11, or without direct gets), and if no message matches.
+pub(crate) async fn count_messages_after(
+    context: &StreamContext,
+    filter: &str,
+    revision: Revision,
+    deadline: Deadline,
+) -> Result<Option<u64>> {
     if !context.allow_direct || context.api.connection().is_restricted() {
         return Ok(None);
     }
     let verb = format!("DIRECT.GET.{}", context.stream);
-    let body = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": ">" });
+    let body = json!({ "seq": revision.get() + 1, "batch": 1, "next_by_subj": filter });
     let reply = context.api.attempt(&verb, Some(&body), deadline).await?;
     let Reply::Message(message) = reply else { return Ok(None) };
     // A stored message may have a status too. Its number is not used, and the caller lists the bucket.

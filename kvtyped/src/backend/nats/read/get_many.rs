@@ -21,7 +21,7 @@ use super::get::get;
 use super::reply_stream::{ReplyStream, StreamedReply};
 use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::direct_get::DirectReply;
-use crate::backend::{Backoff, Deadline, RawEntry, Read, ReadAt, next_output};
+use crate::backend::{Backoff, Deadline, KeySpace, RawEntry, Read, ReadAt, next_output};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -84,7 +84,7 @@ async fn get_single(
     read: Read,
     deadline: Deadline,
 ) -> Result<(usize, Option<RawEntry>)> {
-    let entry = get(context, key, ReadAt::Newest(read), deadline).await;
+    let entry = get(context, KeySpace::Records, key, ReadAt::Newest(read), deadline).await;
     Ok((at, entry.map_err(|error| error.with_key(key.as_str()))?))
 }
 

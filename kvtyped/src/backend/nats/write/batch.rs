@@ -88,6 +88,11 @@ impl<'a> BatchMessages<'a> {
         Ok(messages)
     }
 
+    /// Returns the messages that carry an operation id, with their positions.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, &WriteRequest<'a>)> {
+        (0..).zip(&self.requests).filter(|(_, request)| !request.write.is_index_entry())
+    }
+
     /// Assigns the messages to the batch of the current attempt. Returns the name of that batch.
     fn rotate_batch_id(&mut self) -> String {
         let id = self.requests.first().map_or("", |first| first.write.id.as_str());

@@ -4,6 +4,7 @@
 //! leader checks the operation ids before the preconditions, even in a bucket without replicas. And one entry with our
 //! id proves that the whole batch was applied.
 //!
+//! * *Index entries carry no id*, so they prove nothing. Every batch has a message with an id.
 //! * *A batch with a precondition is sent again under the same ids* until a reply decides the outcome: applied, already
 //!   applied (the stored entries then contain the revisions), or a conflict. If no precondition is on a key that the
 //!   batch writes, only the ids protect the batch, and only while the server remembers them. A batch without a
@@ -44,14 +45,15 @@ const READS: usize = 16;
 /// Applies all writes of a batch or none, and returns their revisions.
 pub(crate) async fn commit(context: &StreamContext, batch: Batch, deadline: Deadline) -> Result<Vec<Revision>> {
     let count = batch.writes.len();
-    if count > 0 {
+    if batch.writes.iter().any(|write| !write.is_index_entry()) {
         return commit_messages(context, count, batch.messages()?, deadline).await;
     }
     // A batch that only checks writes no record, so it takes whichever epoch the bucket has.
     let mut epoch = context.config.write_epoch;
     loop {
         let mut messages = batch.clone().messages()?;
-        messages.iter_mut().for_each(|message| message.epoch = epoch);
+        let checks = messages.iter_mut().filter(|message| !message.is_index_entry());
+        checks.for_each(|message| message.epoch = epoch);
         let result = commit_messages(context, count, messages, deadline).await;
         match result.as_ref().map_err(Error::kind) {
             Err(ErrorKind::EpochMoved { current, .. }) if *current != epoch => epoch = *current,
@@ -76,7 +78,7 @@ async fn commit_messages(
     }
     context.check_batch_support(deadline).await?;
     let messages = BatchMessages::new(context, &writes, deadline)?;
-    let check = EpochCheck::new(context, writes.first().and_then(|write| write.epoch));
+    let check = EpochCheck::new(context, writes.last().and_then(|write| write.epoch));
     let commit = Commit { messages, check, started: Instant::now(), deadline, lost_ack: false };
     let first = commit.run().await?;
     Ok((first.get()..).map(Revision::new).take(count).collect())
@@ -197,20 +199,21 @@ impl<'a> Commit<'a> {
         let newest = |(index, request): (u64, &'_ WriteRequest<'a>)| {
             let (context, write) = (request.context, request.write);
             async move {
-                let newest = context.leader_newest(&write.key, deadline).await?;
+                let newest = context.leader_newest(write.space, &write.key, deadline).await?;
                 let ours = newest.filter(|entry| entry.was_written_by(&write.id));
                 Ok::<_, Error>(ours.map(|entry| revision_before(entry.revision, index)))
             }
         };
-        let all = stream::iter((0..).zip(&self.messages.requests)).map(newest).buffer_unordered(READS);
+        let all = stream::iter(self.messages.records()).map(newest).buffer_unordered(READS);
         if let Some(first) = all.try_filter_map(|found| async move { Ok(found) }).boxed().try_next().await? {
             return Ok(Some(first));
         }
         if self.messages.context.config.history == Some(1) {
             return Ok(None);
         }
-        for (index, request) in (0..).zip(&self.messages.requests) {
-            let own = request.write.precondition.as_ref().filter(|precondition| precondition.key == request.write.key);
+        for (index, request) in self.messages.records() {
+            let write = request.write;
+            let own = write.precondition.as_ref().filter(|precondition| write.is_own(precondition));
             let after = own.map_or(Revision::ZERO, |precondition| precondition.revision);
             if let (Some(ours), _) = request.find_stored(after, deadline).await? {
                 return Ok(Some(revision_before(ours, index)));
@@ -252,7 +255,8 @@ impl<'a> Commit<'a> {
     /// Looks for this batch after the bucket moved to another epoch. If it was applied, each of its keys has an entry
     /// that is newer than the first attempt.
     async fn look_up_after_switch(&self, refusal: EpochRefusal) -> Result<Lookup<Revision>> {
-        let Self { messages: BatchMessages { context, requests, .. }, deadline, .. } = self;
+        let Self { messages, deadline, .. } = self;
+        let context = messages.context;
         if context.is_replicated() {
             // A replaced leader may still answer.
             tokio::time::sleep(LEADER_STEPDOWN_GRACE).await;
@@ -260,8 +264,8 @@ impl<'a> Commit<'a> {
         if let Some(first) = self.find_stored().await? {
             return Ok(Lookup::Applied(first));
         }
-        for request in requests {
-            let newest = context.leader_newest(&request.write.key, *deadline).await?;
+        for (_, request) in messages.records() {
+            let newest = context.leader_newest(request.write.space, &request.write.key, *deadline).await?;
             if refusal.excludes(context, request.write, self.highest_expected(), newest.as_ref()) {
                 return Ok(Lookup::Rejected(refusal.error));
             }
@@ -279,18 +283,19 @@ impl<'a> Commit<'a> {
     /// proofs: another operation wrote the entry that directly followed the expected revision of a written key, or the
     /// only server has no new entry of a written key.
     async fn is_provably_unapplied(&self) -> Result<bool> {
-        let Self { messages: BatchMessages { context, requests, .. }, deadline, .. } = self;
+        let Self { messages, deadline, .. } = self;
+        let context = messages.context;
         let highest = self.highest_expected();
-        for request in requests {
+        for (_, request) in messages.records() {
             let write = request.write;
-            if let Some(own) = write.precondition.as_ref().filter(|precondition| precondition.key == write.key)
+            if let Some(own) = write.precondition.as_ref().filter(|precondition| write.is_own(precondition))
                 && let (None, Some(first)) = request.find_stored(own.revision, *deadline).await?
                 && first.directly_follows(own.revision)
             {
                 return Ok(true);
             }
             if context.config.replicas == Some(1) && context.config.mirror.is_none() {
-                let newest = context.leader_newest(&write.key, *deadline).await?;
+                let newest = context.leader_newest(write.space, &write.key, *deadline).await?;
                 if newest.is_none_or(|entry| entry.revision <= highest) {
                     return Ok(true);
                 }
@@ -317,7 +322,7 @@ impl<'a> Commit<'a> {
         let now = |precondition: &'a Precondition| {
             let (context, deadline) = (self.messages.context, self.deadline);
             async move {
-                let newest = context.leader_newest(&precondition.key, deadline).await?;
+                let newest = context.leader_newest(precondition.space, &precondition.key, deadline).await?;
                 Ok::<_, Error>((precondition, newest.map_or(Revision::ZERO, |entry| entry.revision)))
             }
         };
@@ -327,7 +332,7 @@ impl<'a> Commit<'a> {
         let reported = differing.iter().find(|(_, now)| *now == actual);
         let moved_on = beyond_all || reported.is_some_and(|(precondition, _)| precondition.revision < actual);
         let error = match reported.or(differing.first()) {
-            Some((Precondition { key, revision }, now)) => {
+            Some((Precondition { key, revision, .. }, now)) => {
                 Error::new(ErrorKind::Conflict { expected: *revision, actual: Some(*now) }).with_key(key.as_str())
             }
             None => Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: Some(actual) }),

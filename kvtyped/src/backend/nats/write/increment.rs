@@ -32,7 +32,7 @@ use crate::backend::nats::jetstream::error::ApiError;
 use crate::backend::nats::jetstream::error_code;
 use crate::backend::nats::jetstream::message::header;
 use crate::backend::nats::jetstream::stream_info;
-use crate::backend::{Backoff, Deadline, OperationId};
+use crate::backend::{Backoff, Deadline, KeySpace, OperationId};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::observe::note_resend;
@@ -120,7 +120,7 @@ impl Increment<'_> {
     }
 
     fn subject(&self) -> String {
-        self.context.write_subject(self.key, None)
+        self.context.write_subject(KeySpace::Records, self.key, None)
     }
 
     /// Creates an attempt. It is sent at the first wait for its reply.
@@ -168,7 +168,7 @@ impl Increment<'_> {
 
     /// Reads the total at a sequence, or the current total if that message is no longer stored.
     async fn total_at(&self, sequence: u64) -> Result<i128> {
-        let subject = self.context.leader_subject(self.key);
+        let subject = self.context.leader_subject(KeySpace::Records, self.key);
         let (api, stream) = (&self.context.leader_api, &self.context.leader_stream);
         let read = async {
             let at = api.leader(stream, &json!({ "seq": sequence }), self.deadline).await?;

@@ -49,6 +49,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::epoch_refusal::{EpochCheck, EpochRefusal};
+use super::publish_entry::publish_entry;
 use super::recover_ack::{
     Answered, Attempts, Evidence, LEADER_STEPDOWN_GRACE, Lookup, MAX_INCONCLUSIVE, Recoverable, Step,
     await_other_leader, foreign_duplicate, recover,
@@ -71,6 +72,9 @@ const RESEND_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Applies one write, and returns its revision.
 pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Deadline) -> Result<Revision> {
+    if write.is_index_entry() {
+        return publish_entry(context, &write, deadline).boxed().await;
+    }
     let mut request = WriteRequest::new(context, &write, deadline);
     request.check()?;
     let check = EpochCheck::new(context, write.epoch);
@@ -160,7 +164,7 @@ pub(crate) async fn publish(context: &StreamContext, write: Write, deadline: Dea
 /// Decides the outcome after this form of the id was refused because of a later revision. This write may have created
 /// that revision under an earlier form.
 async fn resolve_conflict(request: &WriteRequest<'_>, conflict: Error, deadline: Deadline) -> Result<Revision> {
-    match request.context.leader_newest(&request.write.key, deadline).await {
+    match request.context.leader_newest(request.write.space, &request.write.key, deadline).await {
         Ok(Some(newest)) if newest.was_written_by(&request.write.id) => Ok(newest.revision),
         Ok(_) => Err(conflict),
         Err(_) => Err(conflict.unknown_outcome()),
@@ -188,7 +192,7 @@ impl LostWrite<'_> {
             // A replaced leader may still answer.
             tokio::time::sleep(LEADER_STEPDOWN_GRACE).await;
         }
-        let newest = context.leader_newest(&write.key, self.deadline).await?;
+        let newest = context.leader_newest(write.space, &write.key, self.deadline).await?;
         let expected = write.precondition.as_ref().map_or(Revision::ZERO, |precondition| precondition.revision);
         Ok(match newest {
             Some(ours) if ours.was_written_by(&write.id) => Lookup::Applied(ours.revision),
@@ -199,16 +203,17 @@ impl LostWrite<'_> {
 
     /// Looks for this write in the leader's entries.
     async fn look_up_stored(&self) -> Result<Lookup<Revision>> {
-        let WriteRequest { context, write: Write { key, precondition, id, .. }, .. } = self.request;
+        let WriteRequest { context, write: write @ Write { space, key, precondition, id, .. }, .. } = self.request;
         let deadline = self.deadline;
         // Read the other key first: once it has moved on, the state of our own key is final.
         let other = match precondition {
-            Some(precondition) if precondition.key != *key => {
-                Some(revision_of(&context.leader_newest(&precondition.key, deadline).await?))
+            Some(precondition) if !write.is_own(precondition) => {
+                let Precondition { space, key, .. } = precondition;
+                Some(revision_of(&context.leader_newest(*space, key, deadline).await?))
             }
             _ => None,
         };
-        let newest = context.leader_newest(key, deadline).await?;
+        let newest = context.leader_newest(*space, key, deadline).await?;
         let newest_revision = revision_of(&newest);
         if let Some(newest) = &newest
             && newest.was_written_by(id)

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::backend::Deadline;
 use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::api::Idempotency;
 use crate::backend::nats::jetstream::error::ApiError;
+use crate::backend::{Deadline, KeySpace};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -13,12 +13,13 @@ use crate::revision::Revision;
 /// Removes the entries of a key, or those up to the revision `through`. Returns their number.
 pub(crate) async fn purge(
     context: &StreamContext,
+    space: KeySpace,
     key: &Key,
     through: Option<Revision>,
     deadline: Deadline,
 ) -> Result<u64> {
     let verb = format!("STREAM.PURGE.{}", context.leader_stream);
-    let mut body = json!({ "filter": context.leader_subject(key) });
+    let mut body = json!({ "filter": context.leader_subject(space, key) });
     let mut repeat = Idempotency::AtMostOnce;
     if let Some(through) = through {
         body["seq"] = json!(through.get().saturating_add(1));

@@ -12,7 +12,7 @@ use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::error::ApiError;
 use crate::backend::nats::jetstream::error_code;
 use crate::backend::nats::jetstream::message::{StoredMessage, header, suffixed_msg_id};
-use crate::backend::{Deadline, Write, WriteKind};
+use crate::backend::{Deadline, KeySpace, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 
@@ -71,7 +71,7 @@ impl<'a> WriteRequest<'a> {
             WriteKind::Put(value) => value.clone(),
             WriteKind::Delete | WriteKind::Purge => Bytes::new(),
         };
-        let subject = context.write_subject(&write.key, write.epoch);
+        let subject = context.write_subject(write.space, &write.key, write.epoch);
         let mut request = Self { context, write, subject, payload, size: 0, batch: None, msg_id_suffix: 0, deadline };
         request.size = request.message_size();
         request
@@ -104,11 +104,13 @@ impl<'a> WriteRequest<'a> {
     }
 
     fn each_header(&self, mut header: impl FnMut(&'static str, &str)) {
-        let Write { key, kind, precondition, ttl, headers, epoch, id } = self.write;
+        let Write { space, key: _, kind, precondition, ttl, headers, epoch: _, id } = self.write;
+        let config = &self.context.config;
         // The server needs to remember the id only if it could store two attempts.
-        let needs_no_deduplication =
-            !self.context.config.may_be_behind() && precondition.is_none() && self.batch.is_none();
+        let needs_no_deduplication = !config.may_be_behind() && precondition.is_none() && self.batch.is_none();
         match self.msg_id_suffix {
+            // To write an entry twice is to write it once.
+            _ if *space == KeySpace::Index => {}
             _ if needs_no_deduplication => header(header::OPERATION_ID, id.as_str()),
             0 => header(header::MESSAGE_ID, id.as_str()),
             suffix => header(header::MESSAGE_ID, &suffixed_msg_id(id, suffix)),
@@ -123,15 +125,22 @@ impl<'a> WriteRequest<'a> {
         }
         if let Some(precondition) = precondition {
             header(header::EXPECTED, &precondition.revision.to_string());
-            // Servers before 2.12.8 check the subject before its transform in some cases: 2.11 in a replicated bucket, and
-            // 2.12 in a batch. So a write with an epoch names the stored subject.
-            if precondition.key != *key || epoch.is_some() {
-                header(header::EXPECTED_SUBJECT, &self.context.leader_subject(&precondition.key));
+            if self.write.names_subject_of(precondition, config) {
+                let subject = self.context.leader_subject(precondition.space, &precondition.key);
+                header(header::EXPECTED_SUBJECT, &subject);
             }
         }
         if let Some(ttl) = ttl {
             let text = if ttl.is_never() { "never".to_owned() } else { ttl.as_secs().to_string() };
             header(header::TTL, &text);
+        }
+        if *space == KeySpace::Index {
+            if config.ttl.is_some() {
+                header(header::TTL, "never");
+            }
+            if config.index_needs_rollup() {
+                header(header::ROLLUP, "sub");
+            }
         }
         headers.for_each(&mut header);
         if let Some(BatchPosition { batch, number, is_last }) = &self.batch {
@@ -146,7 +155,14 @@ impl<'a> WriteRequest<'a> {
     /// Returns an error for a message so large that the server would close the connection, and for a purge or a TTL in
     /// a bucket without rollups.
     pub(crate) fn check(&self) -> Result<()> {
+        self.write.check_space(&self.context.config)?;
         if self.write.kind == WriteKind::Purge && self.context.config.takes_no_purge() {
+            return Err(Error::no_rollups(&self.context.config.name));
+        }
+        if self.write.is_index_entry()
+            && self.context.config.index_needs_rollup()
+            && self.context.config.takes_no_purge()
+        {
             return Err(Error::no_rollups(&self.context.config.name));
         }
         if self.write.ttl.is_some() && self.context.config.takes_no_purge() {
@@ -211,8 +227,8 @@ impl<'a> WriteRequest<'a> {
         after: Revision,
         deadline: Deadline,
     ) -> Result<(Option<Revision>, Option<StoredMessage>)> {
-        let Self { context, write: Write { key, id, .. }, .. } = self;
-        let subject = context.leader_subject(key);
+        let Self { context, write: Write { space, key, id, .. }, .. } = self;
+        let subject = context.leader_subject(*space, key);
         let mut first = None;
         let mut from = after.get() + 1;
         loop {
@@ -243,7 +259,8 @@ pub(crate) fn may_resend<'w>(
     let preconditions = writes.into_iter().filter_map(|write| Some((write, write.precondition.as_ref()?)));
     let mut preconditions = preconditions.peekable();
     let has_any = preconditions.peek().is_some();
-    let has_own = preconditions.any(|(write, precondition)| precondition.key == write.key);
+    // An index entry can be erased, and a precondition on it then holds again.
+    let has_own = preconditions.any(|(write, precondition)| write.is_own(precondition) && !write.is_index_entry());
     let is_protected = has_own || has_any && started.elapsed() * 2 < context.duplicate_window;
     is_protected && context.api.connection().is_connected()
 }

@@ -1,0 +1,353 @@
+//! The indexes of a model: their definitions, the values of a record, and the functions that create lookups.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Generics, Ident, WherePredicate, parse_quote};
+
+use super::is_primitive;
+use crate::generics;
+use crate::index::{By, Index, single_of};
+use crate::model::{Field, Model};
+use crate::names::Case;
+
+/// Returns the fields of an index.
+fn fields<'m, 'a>(model: &'m Model<'a>, index: &Index) -> Vec<&'m Field<'a>> {
+    index.fields.iter().filter_map(|field| model.fields.get(*field)).collect()
+}
+
+/// Returns the bounds on the generic types of indexed fields.
+pub(super) fn bounds(model: &Model<'_>) -> Vec<WherePredicate> {
+    let private = model.private();
+    let mut bounds = Vec::new();
+    for index in model.indexes.iter().filter(|index| index.with.is_none()) {
+        let role = role(index);
+        for field in fields(model, index) {
+            let ty = field.ty;
+            if generics::mentions_parameter(ty, &model.input.generics) {
+                bounds.push(parse_quote!(#ty: #private::#role));
+            }
+        }
+    }
+    bounds
+}
+
+/// Returns the trait for every question about a field of the index.
+fn role(index: &Index) -> TokenStream {
+    if index.by.is_some() { quote!(RangeField) } else { quote!(Indexable) }
+}
+
+/// Returns `<Type as Indexable>` or `RangeField`, with the span of the type.
+fn as_field(private: &TokenStream, index: &Index, field: &Field<'_>) -> TokenStream {
+    let (ty, role) = (field.ty, role(index));
+    quote_spanned!(ty.span()=> <#ty as #private::#role>)
+}
+
+fn by(private: &TokenStream, by: By) -> TokenStream {
+    match by {
+        By::Year => quote!(#private::By::Year),
+        By::Month => quote!(#private::By::Month),
+        By::Day => quote!(#private::By::Day),
+        By::Hour => quote!(#private::By::Hour),
+        By::PowerOfTen(power) => quote!(#private::By::PowerOfTen(#power)),
+    }
+}
+
+/// Generates the items of the implementation of `KvModel`.
+pub(super) fn model_items(model: &Model<'_>) -> TokenStream {
+    if model.indexes.is_empty() || !model.is_valid {
+        return TokenStream::new();
+    }
+    let private = model.private();
+    let infos = model.indexes.iter().map(|index| info(model, index, &private));
+    let values = model.indexes.iter().enumerate().map(|(at, index)| values(model, index, at, &private));
+    quote! {
+        const __INDEXES: &'static [#private::IndexInfo] = &[#(#infos,)*];
+
+        fn __index_values(&self, out: &mut #private::IndexValues) {
+            #(#values)*
+        }
+    }
+}
+
+fn info(model: &Model<'_>, index: &Index, private: &TokenStream) -> TokenStream {
+    let Index { name, is_unique, definition, .. } = index;
+    let kind = if *is_unique { quote!(Unique) } else { quote!(Many) };
+    let mut info = quote!(#private::IndexInfo::new(#name, #private::IndexKind::#kind, #definition));
+    let count = index.fields.len();
+    if count > 1 {
+        info.extend(quote!(.segments(#count)));
+    }
+    if let (Some((level, _)), Some(field)) = (&index.by, fields(model, index).first()) {
+        let (ty, level) = (field.ty, by(private, *level));
+        let segments = quote_spanned!(ty.span()=> #private::range_segments::<#ty>);
+        info.extend(quote!(.segments(#segments(#level))));
+    }
+    if index.eventual.is_some() {
+        info.extend(quote!(.eventual()));
+    }
+    if index.hash.is_some() {
+        info.extend(quote!(.hashed()));
+    }
+    info
+}
+
+/// Generates the statement that appends the values of one index.
+fn values(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) -> TokenStream {
+    let fields = fields(model, index);
+    if let ([field], Some(function)) = (&*fields, &index.with) {
+        let ident = field.ident;
+        // A function of another type is reported at its path. The variables keep the hygiene of the derive.
+        let span = Span::call_site().located_at(function.span());
+        return quote_spanned! {span=>
+            #private::each_value(&#function(&self.#ident), &mut |__value| {
+                out.push(#at, |__text| { let _ = __text.segment(__value); })
+            });
+        };
+    }
+    if let ([field], Some((level, _))) = (&*fields, &index.by) {
+        let (ident, as_field, level) = (field.ident, as_field(private, index, field), by(private, *level));
+        return quote! {
+            #as_field::each_value(&self.#ident, &mut |__value| {
+                out.push(#at, |__text| { let _ = __text.range(__value, #level); })
+            });
+        };
+    }
+    let locals: Vec<Ident> = (0..fields.len()).map(|at| format_ident!("__value_{at}")).collect();
+    let push = quote!(out.push(#at, |__text| { let _ = __text #(.segment(#locals))*; }));
+    let nested = fields.iter().zip(&locals).rev().fold(push, |inner, (field, local)| {
+        let (ident, as_field) = (field.ident, as_field(private, index, field));
+        quote!(#as_field::each_value(&self.#ident, &mut |#local| #inner))
+    });
+    quote!(#nested;)
+}
+
+/// Generates the functions that create lookups, and the types of compound lookups.
+pub(super) fn expand(model: &Model<'_>, bounded: &Generics) -> TokenStream {
+    if model.indexes.is_empty() {
+        return TokenStream::new();
+    }
+    let private = model.private();
+    let ident = &model.input.ident;
+    let (_, ty_generics, _) = model.input.generics.split_for_impl();
+    let (impl_generics, _, where_clause) = bounded.split_for_impl();
+    let functions = model.indexes.iter().enumerate().map(|(at, index)| function(model, index, at, &private));
+    let builders = model.indexes.iter().filter(|index| index.has_setters());
+    let builders = builders.map(|index| builder(model, index, bounded));
+    let checks = model.is_valid.then(|| checks(model, &private));
+    quote! {
+        #[allow(dead_code, private_interfaces, private_bounds)]
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics #ident #ty_generics #where_clause {
+            #(#functions)*
+        }
+
+        #[allow(deprecated)]
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics #private::Indexed for #ident #ty_generics #where_clause {}
+
+        #(#builders)*
+
+        #checks
+    }
+}
+
+/// Generates items that do not compile if `by` does not fit the type of its field. Rustc evaluates them only for types
+/// without parameters.
+fn checks(model: &Model<'_>, private: &TokenStream) -> TokenStream {
+    let checks = model.indexes.iter().filter_map(|index| {
+        let (level, literal) = index.by.as_ref()?;
+        let field = *fields(model, index).first()?;
+        let (ty, level) = (field.ty, by(private, *level));
+        if generics::mentions_parameter(ty, &model.input.generics) {
+            return None;
+        }
+        let span = Span::mixed_site().located_at(literal.span());
+        let message = format!(
+            "`by = {}` does not fit the type of `{}`: a `SystemTime` has \"year\", \"month\", \"day\" and \"hour\", and an \
+             integer has powers of ten below its largest value",
+            literal.to_token_stream(),
+            field.name(),
+        );
+        Some(quote_spanned!(span=> const _: () = ::core::assert!(#private::has_range::<#ty>(#level), #message);))
+    });
+    checks.collect()
+}
+
+/// Returns the parameter for the value of a field, and the expression that converts it.
+fn parameter(model: &Model<'_>, index: &Index, field: &Field<'_>) -> (TokenStream, TokenStream) {
+    let (private, ident) = (model.private(), field.ident);
+    let as_field = as_field(&private, index, field);
+    let value = quote!(#as_field::Value);
+    match is_primitive(single_of(field.ty)) {
+        true => (quote!(#ident: #value), quote!(#ident)),
+        false => {
+            (quote!(#ident: impl ::core::convert::Into<#value>), quote!(::core::convert::Into::<#value>::into(#ident)))
+        }
+    }
+}
+
+fn function(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) -> TokenStream {
+    let (vis, method) = (&model.input.vis, &index.method);
+    let arity = if index.is_unique { quote!(One) } else { quote!(Many) };
+    let lookup = quote!(#private::Lookup<Self, #private::#arity>);
+    let fields = fields(model, index);
+    let names = fields.iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ");
+    let doc = match (index.is_unique, &index.by) {
+        (true, _) => format!(" Looks up the record with this {names}."),
+        (false, Some(_)) => format!(" Looks up the records whose {names} is in this range."),
+        (false, None) => format!(" Looks up the records with this {names}."),
+    };
+    if !model.is_valid {
+        let parameters = fields.iter().map(|field| field.ident);
+        let generics: Vec<_> = (0..fields.len()).map(|at| format_ident!("__A{at}")).collect();
+        let output = if index.has_setters() { builder_type(model, index).to_token_stream() } else { lookup };
+        let (parameters, generics) = match index.has_setters() {
+            true => (parameters.take(1).collect::<Vec<_>>(), generics.into_iter().take(1).collect::<Vec<_>>()),
+            false => (parameters.collect(), generics),
+        };
+        return quote! {
+            #[doc = #doc]
+            #vis fn #method<#(#generics),*>(#(#parameters: #generics),*) -> #output { ::core::unreachable!() }
+        };
+    }
+    if let ([field], Some(function)) = (&*fields, &index.with) {
+        let (ident, ty) = (field.ident, field.ty);
+        let (parameter, value) = match is_primitive(ty) {
+            true => (quote!(#ident: #ty), quote!(#ident)),
+            false => {
+                (quote!(#ident: impl ::core::convert::Into<#ty>), quote!(::core::convert::Into::<#ty>::into(#ident)))
+            }
+        };
+        let doc = format!("{} The function of the index converts the argument.", doc);
+        return quote! {
+            #[doc = #doc]
+            #vis fn #method(#parameter) -> #lookup {
+                let __value = #value;
+                #private::Lookup::values(#at, &#function(&__value))
+            }
+        };
+    }
+    if let ([field], Some((level, _))) = (&*fields, &index.by) {
+        let (ident, ty, level) = (field.ident, field.ty, by(private, *level));
+        let as_field = as_field(private, index, field);
+        return quote! {
+            #[doc = #doc]
+            #vis fn #method(#ident: impl ::core::ops::RangeBounds<#as_field::Value>) -> #lookup {
+                #private::Lookup::range::<#ty>(#at, #level, #ident, |__record| &__record.#ident)
+            }
+        };
+    }
+    if index.has_setters() {
+        return first_setter(model, index, at);
+    }
+    let (parameters, values): (Vec<_>, Vec<_>) = fields.iter().map(|field| parameter(model, index, field)).unzip();
+    quote! {
+        #[doc = #doc]
+        #vis fn #method(#(#parameters),*) -> #lookup {
+            #private::Lookup::value(#at, |__text| { let _ = __text #(.segment(&#values))*; })
+        }
+    }
+}
+
+/// Returns the name of the type of a compound lookup.
+fn builder_name(model: &Model<'_>, index: &Index) -> Ident {
+    let name = Case::Pascal.apply_to_field(&index.name);
+    format_ident!("{}{name}", model.input.ident, span = index.method.span())
+}
+
+fn builder_type(model: &Model<'_>, index: &Index) -> TokenStream {
+    let name = builder_name(model, index);
+    let (_, ty_generics, _) = model.input.generics.split_for_impl();
+    quote!(#name #ty_generics)
+}
+
+fn first_setter(model: &Model<'_>, index: &Index, at: usize) -> TokenStream {
+    let (private, vis, method) = (model.private(), &model.input.vis, &index.method);
+    let Some(field) = fields(model, index).first().copied() else { return TokenStream::new() };
+    let (parameter, value) = parameter(model, index, field);
+    let output = builder_type(model, index);
+    let name = builder_name(model, index);
+    let doc = format!(" Looks up the records with this `{}`. Further segments can be set.", field.name());
+    quote! {
+        #[doc = #doc]
+        #vis fn #method(#parameter) -> #output {
+            let lookup = #private::Lookup::segment(#private::Lookup::all(#at), 0, &#value);
+            #name { lookup }
+        }
+    }
+}
+
+/// Generates the type of a compound lookup, with a setter for each segment after the first.
+fn builder(model: &Model<'_>, index: &Index, bounded: &Generics) -> TokenStream {
+    let (private, vis, ident) = (model.private(), &model.input.vis, &model.input.ident);
+    let name = builder_name(model, index);
+    let (_, ty_generics, _) = model.input.generics.split_for_impl();
+    let (impl_generics, _, where_clause) = bounded.split_for_impl();
+    let lookup = quote!(#private::Lookup<#ident #ty_generics, #private::Many>);
+    let own = &model.input.generics;
+    let own_where = &own.where_clause;
+    let doc = format!(
+        " A lookup of the index `{}` of [`{ident}`]. It matches any value of a segment that is not set.",
+        index.name
+    );
+    let fields = fields(model, index);
+    let setters = fields.iter().enumerate().skip(1).map(|(segment, field)| {
+        let setter = field.ident;
+        let doc = format!(" Matches only records with this `{}`.", field.name());
+        if !model.is_valid {
+            return quote! {
+                #[doc = #doc]
+                #vis fn #setter<__A>(self, #setter: __A) -> Self { ::core::unreachable!() }
+            };
+        }
+        let (parameter, value) = parameter(model, index, field);
+        quote! {
+            #[doc = #doc]
+            #vis fn #setter(self, #parameter) -> Self {
+                Self { lookup: #private::Lookup::segment(self.lookup, #segment, &#value) }
+            }
+        }
+    });
+    let name_text = name.to_string();
+    quote! {
+        #[doc = #doc]
+        #[allow(dead_code)]
+        #[must_use]
+        #vis struct #name #own #own_where { lookup: #lookup }
+
+        #[allow(dead_code, private_interfaces, private_bounds)]
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics #name #ty_generics #where_clause {
+            #(#setters)*
+        }
+
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics ::core::convert::From<#name #ty_generics> for #lookup #where_clause {
+            fn from(builder: #name #ty_generics) -> Self {
+                builder.lookup
+            }
+        }
+
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics ::core::clone::Clone for #name #ty_generics #where_clause {
+            fn clone(&self) -> Self {
+                Self { lookup: ::core::clone::Clone::clone(&self.lookup) }
+            }
+        }
+
+        /// Shows no values.
+        #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic)]
+        impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                f.debug_struct(#name_text).finish_non_exhaustive()
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Writes of records with their index entries and claims.
+
+use futures::FutureExt;
+use futures::future::join_all;
+
+use super::attempt::{Attempt, Effect, End, Means, Reply, Task};
+use super::slot::{Slot, slot_changes};
+use super::store::{claim_body, stored_values, write_reply};
+use crate::backend::{Batch, Deadline, OperationId, Precondition, RawEntry, Write};
+use crate::bucket::content::{Content, Target};
+use crate::bucket::handle::ReadBucket;
+use crate::bucket::precondition::is_superseded;
+use crate::config::Storage;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::key::Key;
+use crate::model::KvModel;
+use crate::revision::Revision;
+
+/// A write of a record over a known revision.
+pub(super) struct RecordWrite<'a> {
+    pub(super) write: Write,
+    pub(super) expected: Revision,
+    pub(super) target: Option<Target>,
+    pub(super) on: Option<&'a Precondition>,
+    pub(super) deadline: Deadline,
+}
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Writes a record by compare-and-set with its index entries. `base` is the entry that the write replaces.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Conflict` if the record, or a claim that the write needs, has changed, and `NotUnique` if another record
+    /// has a unique value.
+    pub(crate) async fn write_indexed(
+        &self,
+        key: &Key,
+        (base, expected): (Option<&RawEntry>, Revision),
+        mut content: Content,
+        on: Option<&Precondition>,
+        deadline: Deadline,
+    ) -> Result<(Revision, OperationId)> {
+        let (index, target) = (content.index.take(), content.target);
+        let write = content.write(key.clone()).if_revision(expected);
+        let changes = match &index {
+            Some(new) => slot_changes::<T>(key, stored_values::<T>(base).as_ref(), new)?,
+            None => Default::default(),
+        };
+        let (revision, id) = match changes.is_empty() {
+            true => {
+                let id = write.id.clone();
+                (self.inner.write(write, on, target, deadline).await?, id)
+            }
+            false => {
+                let count = changes.entries.len() + changes.claims.len() + 2;
+                let means = if self.has_cheap_batches(count) { Means::Batch } else { Means::Singly };
+                let attempt = Attempt::new(key.clone(), expected, changes, means);
+                self.drive(attempt, RecordWrite { write, expected, target, on, deadline }).boxed().await?
+            }
+        };
+        Ok((self.record_write(revision, &id), id))
+    }
+
+    /// Whether one batch of this many messages costs less than single writes. A server with file storage and without
+    /// replicas creates a file for each batch.
+    fn has_cheap_batches(&self, count: usize) -> bool {
+        let config = self.config();
+        config.atomic == Some(true)
+            && count <= Batch::MAX_MESSAGES
+            && (config.storage == Some(Storage::Memory) || config.replicas.is_some_and(|replicas| replicas > 1))
+    }
+
+    /// Performs the effects of an attempt until it ends.
+    pub(super) async fn drive(
+        &self,
+        mut attempt: Attempt<Key, Slot>,
+        mut record: RecordWrite<'_>,
+    ) -> Result<(Revision, OperationId)> {
+        let mut conflict = None;
+        loop {
+            let pending = attempt.pending();
+            if pending.iter().any(|(task, _)| *task == Task::Record) {
+                // A batch that was refused is another operation.
+                record.write.id = OperationId::generate();
+            }
+            let effects = pending.iter().map(|(_, effect)| self.perform(effect, &record, attempt.key()));
+            let replies = join_all(effects).await;
+            let mut failure = None;
+            for ((task, _), reply) in pending.into_iter().zip(replies) {
+                match reply {
+                    Ok(reply) => attempt.apply(task, reply),
+                    Err(error) if task == Task::Record && is_conflict(&error) => {
+                        attempt.apply(task, Reply::Refused);
+                        conflict = Some(error);
+                    }
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
+            if let Some(error) = failure {
+                // A record whose outcome is unknown may be stored, so its entries stay.
+                if error.outcome() == Outcome::NotApplied {
+                    attempt.abandon();
+                    self.erase_slots(attempt.key(), attempt.erasures()).await;
+                }
+                return Err(error);
+            }
+            let Some(end) = attempt.end() else { continue };
+            self.erase_slots(attempt.key(), attempt.erasures()).await;
+            return match end {
+                End::Written(revision) => Ok((*revision, record.write.id)),
+                End::NotUnique { slot, owner } => {
+                    let index = slot.info::<T>().map_or("", |info| info.name);
+                    Err(Error::new(ErrorKind::NotUnique { index, owner: owner.to_string() }))
+                }
+                End::Retry { at_least } => Err(conflict.unwrap_or_else(|| {
+                    let actual = (*at_least > record.expected).then_some(*at_least);
+                    Error::new(ErrorKind::Conflict { expected: record.expected, actual })
+                })),
+                End::Stored => Ok((Revision::ZERO, record.write.id)),
+                End::Unknown => Err(record.deadline.error().unknown_outcome()),
+            };
+        }
+    }
+
+    /// Performs one effect. The errors of the record keep their kind and outcome.
+    async fn perform(&self, effect: &Effect<Key, Slot>, record: &RecordWrite<'_>, key: &Key) -> Result<Reply<Key>> {
+        let RecordWrite { write, expected, target, on, deadline } = record;
+        match effect {
+            Effect::CreateEntry(slot) => {
+                self.write_slot(slot, Default::default(), Some(Revision::ZERO), *deadline).await
+            }
+            Effect::PutEntry(slot) => self.write_slot(slot, Default::default(), None, *deadline).await,
+            Effect::ReadClaim(slot) => self.read_claim(slot, *deadline).await,
+            Effect::WriteClaim { slot, over } => {
+                self.write_slot(slot, claim_body(key, *expected), Some(*over), *deadline).await
+            }
+            Effect::ReadOwner { owner, slot } => self.read_owner(owner, slot, *deadline).await,
+            Effect::Rewrite { owner, revision } => self.rewrite_owner(owner, *revision, *target, *deadline).await,
+            Effect::WriteRecord => self.inner.write(write.clone(), *on, *target, *deadline).await.map(Reply::Written),
+            Effect::Commit { entries, claims } => {
+                let entries = entries.iter().map(|slot| Write::index_entry(slot.key.clone(), Default::default()));
+                let claim = |(slot, over): &(Slot, Revision)| {
+                    Write::index_entry(slot.key.clone(), claim_body(key, *expected)).if_revision(*over)
+                };
+                let writes = entries.chain(claims.iter().map(claim)).chain([write.clone()]).collect();
+                let batch = Batch { writes, preconditions: on.iter().map(|on| (*on).clone()).collect() };
+                match self.inner.commit(batch, target.as_slice(), *deadline).await {
+                    Ok(revisions) => match revisions.last() {
+                        Some(revision) => Ok(Reply::Written(*revision)),
+                        None => Err(Error::unavailable("the server returned no revision").unknown_outcome()),
+                    },
+                    Err(error) => match on {
+                        Some(on)
+                            if is_conflict(&error)
+                                && is_superseded(&*self.inner.raw, on, &error, *deadline).await? =>
+                        {
+                            Err(Error::new(ErrorKind::Fenced))
+                        }
+                        _ if is_conflict(&error) && error.key() != Some(key.as_str()) => write_reply(Err(error)),
+                        _ => Err(error),
+                    },
+                }
+            }
+        }
+    }
+}
+
+fn is_conflict(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Conflict { .. })
+}

@@ -1,0 +1,113 @@
+//! `get_by`.
+
+use std::time::Duration;
+
+use crate::backend::{Deadline, KeySpace, RawBucket, Read, ReadAt};
+use crate::bucket::verb::verb;
+use crate::bucket::{Entry, ReadBucket, decode, read_claim};
+use crate::error::Result;
+use crate::model::index::{Lookup, One, UniqueLookup};
+use crate::model::{Indexed, KvModel};
+
+impl<T: KvModel> ReadBucket<T> {
+    /// Reads the record with a unique value. Returns `None` if no record has the value.
+    ///
+    /// It takes two reads: the claim of the value, and the record. In a replicated bucket, a value that the nearest server
+    /// does not have is looked up at the leader too. So the record is found if its write was acknowledged before.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "users", key = "{id}")]
+    /// # struct User { id: u64, #[kv(unique)] email: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let users: Bucket<User> = Store::memory().bucket().await?;
+    /// users.put(&User { id: 7, email: "ada@example.com".into() }).await?;
+    ///
+    /// let ada = users.get_by(User::by_email("ada@example.com")).await?.expect("just written");
+    /// assert_eq!(ada.id, 7);
+    /// assert!(users.get_by(User::by_email("bob@example.com")).await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`get`](Self::get). Returns `IndexBuilding` if the index is not built yet.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub fn get_by(&self, lookup: impl UniqueLookup<T>) -> GetBy<'_, T>
+    where
+        T: Indexed,
+    {
+        GetBy { bucket: self, lookup: lookup.into_unique(), read: Read::Any, timeout: None }
+    }
+}
+
+/// A read of the record with a unique value; see [`ReadBucket::get_by`].
+#[must_use = "nothing is read until it is awaited"]
+#[derive(Debug)]
+pub struct GetBy<'a, T: KvModel> {
+    bucket: &'a ReadBucket<T>,
+    lookup: Lookup<T, One>,
+    read: Read,
+    timeout: Option<Duration>,
+}
+
+impl<T: KvModel> GetBy<'_, T> {
+    /// Sets the consistency of the reads.
+    pub fn read(mut self, read: Read) -> Self {
+        self.read = read;
+        self
+    }
+
+    /// Sets the timeout. Default: the bucket's timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    async fn run(self) -> Result<Option<Entry<T>>> {
+        let bucket = self.bucket;
+        self.find().await.map_err(|error| error.with_context("get_by", bucket.name(), None))
+    }
+
+    async fn find(self) -> Result<Option<Entry<T>>> {
+        let Self { bucket, lookup, read, timeout } = self;
+        let (raw, deadline) = (bucket.raw("get_by")?, bucket.deadline(timeout));
+        let Some(info) = lookup.info() else { return Ok(None) };
+        bucket.check_readable(info, deadline).await?;
+        let first = read_owner(bucket, &**raw, &lookup, read, deadline).await?;
+        if first.is_some() || read == Read::Leader || !raw.config().may_be_behind() {
+            return Ok(first);
+        }
+        read_owner(bucket, &**raw, &lookup, Read::Leader, deadline).await
+    }
+}
+
+/// Reads the claim and then the record. Returns `None` if the record does not have the value.
+async fn read_owner<T: KvModel>(
+    bucket: &ReadBucket<T>,
+    raw: &dyn RawBucket,
+    lookup: &Lookup<T, One>,
+    read: Read,
+    deadline: Deadline,
+) -> Result<Option<Entry<T>>> {
+    for claim in lookup.claims()? {
+        let (_, Some(claim)) = read_claim(raw, &claim, read, deadline).await? else { continue };
+        let Some(entry) = raw.read(KeySpace::Records, &claim.owner, ReadAt::Newest(read), deadline).await? else {
+            continue;
+        };
+        bucket.record_read(&entry);
+        let found = decode::entry::<T>(&entry, bucket.clock())?;
+        if let Some(found) = found.filter(|found| lookup.matches(found)) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+verb!(GetBy("get_by", bucket) => Option<Entry<T>>);

@@ -1,0 +1,237 @@
+//! `build_index`: builds an index of a bucket with records, while programs write.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
+
+use super::lease::{Job, JobLease};
+use crate::backend::ScanRequest;
+use crate::bucket::Bucket;
+use crate::config::BucketConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Pattern;
+use crate::model::ModelCard;
+use crate::model::index::{IndexCard, IndexInfo, IndexState, Indexed};
+
+const OPERATION: &str = "build_index";
+
+/// The number of records that are indexed at once.
+const AT_ONCE: usize = 64;
+
+impl<T: Indexed> Bucket<T> {
+    /// Builds an index of a bucket that has records already. Programs continue to write.
+    ///
+    /// 1. Stores the state `writing` in the card of the model, under a new [write epoch](crate::config::WriteEpochs).
+    ///    From then on, the server refuses programs that do not know the index.
+    /// 2. Reads all records, and stores the entry of each.
+    /// 3. Stores the state `readable`. A unique index with duplicates becomes `pending`: lookups read it, and
+    ///    new duplicates are refused. Change the records of the report, and build again.
+    ///
+    /// A build that was interrupted starts again with the next call. A build of a readable index changes nothing.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "users", key = "{id}")]
+    /// # struct User { id: u64, #[kv(index)] team: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// # let users: Bucket<User> = Store::memory().bucket().await?;
+    /// let built = users.build_index("team").all_writers_know().await?;
+    /// assert!(built.is_readable);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `Unsupported` in a bucket without write epochs, unless
+    /// [`all_writers_know`](BuildIndex::all_writers_know) is set. Returns `InvalidConfig` if the model has no such index
+    /// or no name, and `Unavailable` if another job of the model runs.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the index stays `writing`, and the entries so far stay.
+    pub fn build_index<'a>(&'a self, index: &'a str) -> BuildIndex<'a, T> {
+        BuildIndex { bucket: self, index, all_know: false, timeout: None, on_progress: None }
+    }
+}
+
+type ProgressFn<'a> = Box<dyn FnMut(IndexBuildProgress) + Send + 'a>;
+
+/// A build of an index; see [`Bucket::build_index`].
+#[must_use = "nothing is built until it is awaited"]
+pub struct BuildIndex<'a, T: Indexed> {
+    bucket: &'a Bucket<T>,
+    index: &'a str,
+    all_know: bool,
+    timeout: Option<Duration>,
+    on_progress: Option<ProgressFn<'a>>,
+}
+
+/// The progress of [`Bucket::build_index`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct IndexBuildProgress {
+    /// The number of records so far.
+    pub records: u64,
+    /// The number of entries so far.
+    pub entries: u64,
+}
+
+/// The result of [`Bucket::build_index`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct IndexBuilt {
+    /// The number of records.
+    pub records: u64,
+    /// The number of entries or claims that were stored.
+    pub entries: u64,
+    /// Whether lookups read the index.
+    pub is_readable: bool,
+    /// The keys of two records with one unique value. Change one of them, and build again.
+    pub duplicates: Vec<(String, String)>,
+}
+
+impl<'a, T: Indexed> BuildIndex<'a, T> {
+    /// Confirms that every program that writes knows the index, for a bucket without write epochs. A record that another
+    /// program writes during or after the build would lack its entry.
+    pub fn all_writers_know(mut self) -> Self {
+        self.all_know = true;
+        self
+    }
+
+    /// Sets the timeout of each request. Default: the bucket's timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Calls a function with the progress, about once per record.
+    pub fn on_progress(mut self, on_progress: impl FnMut(IndexBuildProgress) + Send + 'a) -> Self {
+        self.on_progress = Some(Box::new(on_progress));
+        self
+    }
+
+    async fn run(self) -> Result<IndexBuilt> {
+        let bucket = self.bucket;
+        let built = async {
+            bucket.raw(OPERATION)?;
+            let info = T::__INDEXES.iter().find(|info| info.name == self.index);
+            let Some(info) = info.filter(|_| !T::SCHEMA.name.is_empty()) else {
+                let reason = format!("the model has no index `{}`, or no name", self.index);
+                return Err(Error::invalid_config(reason));
+            };
+            let lease = JobLease::acquire(bucket, Job::Records(OPERATION), None).await?;
+            lease.run(self.build(info)).await
+        };
+        built.await.map_err(|error: Error| error.of_model::<T>().with_context(OPERATION, bucket.name(), None))
+    }
+
+    async fn build(self, info: &'static IndexInfo) -> Result<IndexBuilt> {
+        let Self { bucket, index: _, all_know, timeout, mut on_progress } = self;
+        let is_built = |card: Option<&ModelCard>| {
+            let index = card.and_then(|card| card.indexes.get(info.name));
+            index.is_some_and(|index| index.describes(info) && index.state == IndexState::Readable)
+        };
+        let mut was_built = false;
+        let begin = |card: Option<ModelCard>, config: &BucketConfig| {
+            was_built = is_built(card.as_ref());
+            if was_built {
+                return Ok(None);
+            }
+            if config.write_epochs.is_none() && !all_know {
+                return Err(Error::unsupported(
+                    "a bucket with write epochs, so that no program writes records without the index; \
+                     or confirm with `.all_writers_know()`",
+                    "a bucket without write epochs",
+                ));
+            }
+            let epoch = config.write_epochs.map(|_| config.write_epoch.unwrap_or_default().saturating_add(1));
+            Ok(with_state(bucket, card, info, IndexState::Writing).map(|card| (card, epoch)))
+        };
+        bucket.update_card(bucket.deadline(timeout), begin).await?;
+        if was_built {
+            return Ok(IndexBuilt { is_readable: true, ..IndexBuilt::default() });
+        }
+        let mut built = IndexBuilt::default();
+        let request = bucket.scan_request(vec![Pattern::all()].into(), timeout);
+        let records = bucket.scan(OPERATION, ScanRequest { headers_only: false, ..request })?;
+        let stored = records.map(|item| async move {
+            let entry = match item {
+                Ok(item) => item.entry,
+                // An illegal key is not a record.
+                Err(error) if error.key().is_some() => return Ok((0, 0, None)),
+                Err(error) => return Err(error),
+            };
+            if !entry.is_live() {
+                return Ok((0, 0, None));
+            }
+            let slots = bucket.slots_of(&entry, |other| other.name == info.name);
+            let count = slots.len() as u64;
+            match bucket.index_record(entry, slots, bucket.deadline(timeout)).await {
+                Ok(()) => Ok((1, count, None)),
+                Err(error) => match error.kind() {
+                    ErrorKind::NotUnique { owner, .. } => {
+                        Ok((1, 0, Some((owner.clone(), error.key().unwrap_or_default().to_owned()))))
+                    }
+                    _ => Err(error),
+                },
+            }
+        });
+        let mut stored = stored.buffer_unordered(AT_ONCE).boxed();
+        while let Some((records, entries, duplicate)) = stored.try_next().await? {
+            built.records += records;
+            built.entries += entries;
+            built.duplicates.extend(duplicate);
+            if let Some(on_progress) = &mut on_progress {
+                on_progress(IndexBuildProgress { records: built.records, entries: built.entries });
+            }
+        }
+        drop(stored);
+        let state = if built.duplicates.is_empty() { IndexState::Readable } else { IndexState::Pending };
+        let end = |card: Option<ModelCard>, _: &BucketConfig| {
+            Ok(with_state(bucket, card, info, state.clone()).map(|card| (card, None)))
+        };
+        bucket.update_card(bucket.deadline(timeout), end).await?;
+        built.is_readable = true;
+        Ok(built)
+    }
+}
+
+/// Returns the card with the index in this state. `None` if the program may not change the card.
+fn with_state<T: Indexed>(
+    bucket: &Bucket<T>,
+    card: Option<ModelCard>,
+    info: &IndexInfo,
+    state: IndexState,
+) -> Option<ModelCard> {
+    let mut card = card.or_else(|| bucket.program_card(None))?;
+    card.indexes.insert(info.name.to_owned(), IndexCard::new(info, state));
+    Some(card)
+}
+
+impl<'a, T: Indexed> IntoFuture for BuildIndex<'a, T> {
+    type Output = Result<IndexBuilt>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let bucket = self.bucket;
+        bucket.observe(OPERATION, Box::pin(self.run()))
+    }
+}
+
+impl<T: Indexed> fmt::Debug for BuildIndex<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bucket, index, all_know, timeout, .. } = self;
+        f.debug_struct("BuildIndex")
+            .field("bucket", bucket)
+            .field("index", index)
+            .field("all_know", all_know)
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! `drop_index`: removes an index from a bucket.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
+
+use super::lease::{Job, JobLease};
+use crate::backend::{KeySpace, ListKeysRequest};
+use crate::bucket::Bucket;
+use crate::config::BucketConfig;
+use crate::error::{Error, Result};
+use crate::key::Pattern;
+use crate::model::index::IndexState;
+use crate::model::{KvModel, ModelCard};
+
+const OPERATION: &str = "drop_index";
+
+/// The number of entries that are erased at once.
+const AT_ONCE: usize = 64;
+
+impl<T: KvModel> Bucket<T> {
+    /// Removes an index from the card of the model, and erases its entries. Returns their number.
+    ///
+    /// A program without the index cannot open the bucket for writing before that, unless it opens the bucket with
+    /// [`Drift::Adopt`](crate::Drift::Adopt). Stop the programs that have the index first: they would store entries
+    /// again. Such entries are harmless, and a second call erases them.
+    ///
+    /// An index that the card does not list has only entries to erase. A call that was interrupted is completed by the
+    /// next one.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+    /// # #[kv(bucket = "users", key = "{id}")]
+    /// # struct User { id: u64, #[kv(index)] team: String }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let users: Bucket<User> = Store::memory().bucket().await?;
+    /// users.put(&User { id: 1, team: "core".into() }).await?;
+    /// assert_eq!(users.drop_index("team").await?, 1);
+    /// assert!(users.card().await?.expect("the program created it").indexes.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `SchemaDiffers` if the card is unreadable, and `Unavailable` if another job of the model runs.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the index stays `dropping`, and some entries stay.
+    pub fn drop_index<'a>(&'a self, index: &'a str) -> DropIndex<'a, T> {
+        DropIndex { bucket: self, index, timeout: None }
+    }
+}
+
+/// The removal of an index; see [`Bucket::drop_index`].
+#[must_use = "nothing is removed until it is awaited"]
+pub struct DropIndex<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    index: &'a str,
+    timeout: Option<Duration>,
+}
+
+impl<'a, T: KvModel> DropIndex<'a, T> {
+    /// Sets the timeout of each request. Default: the bucket's timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    async fn run(self) -> Result<u64> {
+        let bucket = self.bucket;
+        let dropped = async {
+            bucket.raw(OPERATION)?;
+            let lease = JobLease::acquire(bucket, Job::Records(OPERATION), None).await?;
+            lease.run(self.erase()).await
+        };
+        dropped.await.map_err(|error: Error| error.of_model::<T>().with_context(OPERATION, bucket.name(), None))
+    }
+
+    async fn erase(self) -> Result<u64> {
+        let Self { bucket, index, timeout } = self;
+        let begin = |card: Option<ModelCard>, _: &BucketConfig| {
+            let changed = card.and_then(|mut card| {
+                let found = card.indexes.get_mut(index).filter(|found| found.state != IndexState::Dropping)?;
+                found.state = IndexState::Dropping;
+                Some((card, None))
+            });
+            Ok(changed)
+        };
+        bucket.update_card(bucket.deadline(timeout), begin).await?;
+        let through = bucket.refresh_status(bucket.deadline(timeout)).await?.last_revision;
+        let pattern = Pattern::new().literal(T::SCHEMA.name).literal(index).open();
+        let idle_timeout = timeout.unwrap_or(bucket.timeout());
+        let raw = bucket.raw(OPERATION)?;
+        let mut pages = raw.list_keys(ListKeysRequest { space: KeySpace::Index, pattern, idle_timeout });
+        let mut erased = 0;
+        while let Some(page) = pages.try_next().await? {
+            let erase =
+                |key| async move { raw.purge_through(KeySpace::Index, &key, through, bucket.deadline(timeout)).await };
+            let counts: Vec<u64> =
+                futures::stream::iter(page).map(erase).buffer_unordered(AT_ONCE).try_collect().await?;
+            erased += counts.into_iter().filter(|count| *count > 0).count() as u64;
+        }
+        let end = |card: Option<ModelCard>, _: &BucketConfig| {
+            let changed = card.and_then(|mut card| {
+                card.indexes.get(index).filter(|found| found.state == IndexState::Dropping)?;
+                card.indexes.remove(index)?;
+                Some((card, None))
+            });
+            Ok(changed)
+        };
+        bucket.update_card(bucket.deadline(timeout), end).await?;
+        Ok(erased)
+    }
+}
+
+impl<'a, T: KvModel> IntoFuture for DropIndex<'a, T> {
+    type Output = Result<u64>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let bucket = self.bucket;
+        bucket.observe(OPERATION, Box::pin(self.run()))
+    }
+}
+
+impl<T: KvModel> fmt::Debug for DropIndex<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bucket, index, timeout } = self;
+        f.debug_struct("DropIndex").field("bucket", bucket).field("index", index).field("timeout", timeout).finish()
+    }
+}
