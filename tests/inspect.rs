@@ -130,6 +130,22 @@ on_both_backends! {
         assert!(next.check().is_ok());
     }
 
+    async fn deposed_leader_loses_its_term_and_a_candidate_is_elected(world: World) {
+        let name = unique("deposed");
+        let election = world.store.election::<String>(&*name).ttl(3 * SECOND).await.unwrap();
+        let stuck = election.campaign(&"one".to_owned()).await.unwrap();
+        let another = world.another().await.election::<String>(&*name).ttl(3 * SECOND);
+        let candidate = tokio::spawn(another.campaign(&"two".to_owned()).wait(SOON).into_future());
+        election.depose(stuck.fence()).await.unwrap();
+        tokio::time::timeout(SOON, stuck.lost()).await.expect("the leader learns of it");
+        let next = candidate.await.unwrap().unwrap();
+        assert!(next.fence() > stuck.fence());
+        assert!(election.depose(stuck.fence()).await.unwrap_err().is_conflict());
+        assert_eq!(election.leader().await.unwrap().unwrap().value(), "two");
+        next.resign().await.unwrap();
+        election.depose(stuck.fence()).await.unwrap();
+    }
+
     async fn broken_lock_goes_to_a_waiter(world: World) {
         let locks = world.store.locks(unique("broken")).await.unwrap();
         let stuck = locks.lock("a").await.unwrap();

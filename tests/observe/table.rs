@@ -80,6 +80,7 @@ pub(super) const METHODS: &[(&str, &str)] = &[
     ("Counters::is_server_side", "is_server_side"),
     ("Counters::remove", "remove"),
     ("Election::all", "all"),
+    ("Election::depose", "depose"),
     ("Election::leader", "leader"),
     ("Election::observe", "observe"),
     ("Group::get", "get"),

@@ -142,6 +142,9 @@ async fn leases(calls: &Calls, store: &Store) {
     calls.call("Election::leader", election.leader()).await.unwrap();
     drop(calls.call("Election::all", election.all()).await.unwrap());
     drop(calls.call("Election::observe", election.observe()).await.unwrap());
+    calls.call("Election::depose", election.depose(leadership.fence())).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), leadership.lost()).await.expect("the leader learns of it");
+    let leadership = election.campaign(&me).await.unwrap();
     calls.call("Leadership::proclaim", leadership.proclaim(&me)).await.unwrap();
     calls.call("Leadership::resign", leadership.resign()).await.unwrap();
     let leadership = election.campaign(&me).await.unwrap();

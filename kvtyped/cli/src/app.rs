@@ -14,6 +14,7 @@ use crate::codec::Models;
 use crate::context::{self, Context, without_userinfo};
 use crate::fail::Failure;
 use crate::fixture;
+use crate::json::object;
 use crate::out::Out;
 
 /// How long the connection may be lost before operations fail at once.
@@ -200,6 +201,17 @@ impl App {
             None => Err(Failure::usage("no store is named")
                 .hint("use `--url URL`, KVTYPED_URL or `--context NAME`, for example `--url nats://127.0.0.1:4222`")),
         }
+    }
+
+    /// Whether no command may write: by the options, or by the context of the current store.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let context = self.target.get().and_then(|target| target.context.as_ref());
+        self.options.read_only || context.is_some_and(Context::is_read_only)
+    }
+
+    /// Reports the state of a watch on stderr.
+    pub(crate) fn note_watch(&self, state: &str, text: &str) {
+        self.out.note_object(&object! { "v" => 1u8, "type" => "watch", "state" => state }, text);
     }
 
     /// Whether a user sits at the terminal.

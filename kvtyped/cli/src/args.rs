@@ -102,6 +102,40 @@ pub(crate) enum Command {
     Import(commands::import::Args),
     /// Copy a bucket to another store
     Copy(commands::copy::Args),
+    /// Show, watch and break locks, and run a command under a lock
+    #[command(subcommand)]
+    Lock(commands::lock::Command),
+    /// Show and watch leaders, and run a command while leading
+    #[command(subcommand)]
+    Election(commands::election::Command),
+    /// Show and watch the members of groups
+    #[command(subcommand)]
+    Group(commands::group::Command),
+    /// Show the holders of permits
+    #[command(subcommand)]
+    Semaphore(commands::semaphore::Command),
+    /// Show and change counters
+    #[command(subcommand)]
+    Counter(commands::counter::Command),
+    /// Show and forget the results of work that runs once
+    #[command(subcommand)]
+    Once(commands::once::Command),
+    /// Show and reset the keys of rate limiters
+    #[command(subcommand)]
+    Rate(commands::rate::Command),
+    /// Show sequences of ids
+    #[command(subcommand)]
+    Id(commands::id::Command),
+    /// Show the models of a bucket, and check its records against their schemas
+    #[command(subcommand)]
+    Schema(commands::schema::Command),
+    /// Repair the file of a `file:` store
+    #[command(subcommand)]
+    File(commands::file::Command),
+    /// Find problems of the server, the permissions and the buckets
+    Doctor(commands::doctor::Args),
+    /// Show the rates of all buckets, again and again
+    Top(commands::top::Args),
     /// Show and select contexts: names for stores
     #[command(subcommand)]
     Context(commands::context::Command),

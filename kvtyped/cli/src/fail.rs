@@ -168,6 +168,11 @@ impl Failure {
         self
     }
 
+    /// Replaces the exit code.
+    pub(crate) fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
     /// Adds the command or record in front of the message.
     pub(crate) fn context(mut self, context: &str) -> Self {
         self.message = format!("{context}: {}", self.message);
@@ -177,6 +182,11 @@ impl Failure {
     /// Whether the reader of the output closed the pipe, which is no failure.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         self.kind == "closed_pipe"
+    }
+
+    /// Returns the message, without the hint.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Returns the error as an object.

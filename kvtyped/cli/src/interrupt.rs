@@ -24,6 +24,53 @@ impl Drop for Foreground {
     }
 }
 
+/// The number of commands that receive all signals of the tool.
+static FORWARDED: AtomicUsize = AtomicUsize::new(0);
+
+fn is_forwarded() -> bool {
+    FORWARDED.load(Ordering::Relaxed) > 0
+}
+
+/// The signals of the tool, while a command decides what they do.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    streams: [(tokio::signal::unix::Signal, rustix::process::Signal); 3],
+}
+
+#[cfg(unix)]
+impl Forwarded {
+    pub(crate) fn enter() -> Result<Self, Failure> {
+        use rustix::process::Signal;
+        use tokio::signal::unix::{SignalKind, signal};
+        let streams = [
+            (signal(SignalKind::interrupt())?, Signal::INT),
+            (signal(SignalKind::terminate())?, Signal::TERM),
+            (signal(SignalKind::hangup())?, Signal::HUP),
+        ];
+        FORWARDED.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { streams })
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) -> rustix::process::Signal {
+        let [interrupt, terminate, hangup] = &mut self.streams;
+        tokio::select! {
+            Some(()) = interrupt.0.recv() => interrupt.1,
+            Some(()) = terminate.0.recv() => terminate.1,
+            Some(()) = hangup.0.recv() => hangup.1,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        FORWARDED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Waits for a signal that ends the tool.
 #[cfg(unix)]
 pub(crate) async fn signal() -> Failure {
@@ -35,11 +82,11 @@ pub(crate) async fn signal() -> Failure {
     };
     loop {
         tokio::select! {
-            _ = interrupt.recv() => if FOREGROUND.load(Ordering::Relaxed) == 0 {
+            _ = interrupt.recv() => if FOREGROUND.load(Ordering::Relaxed) == 0 && !is_forwarded() {
                 return Failure::interrupted(Code::Interrupted);
             },
-            _ = terminate.recv() => return Failure::interrupted(Code::Other(143)),
-            _ = hangup.recv() => return Failure::interrupted(Code::Other(129)),
+            _ = terminate.recv() => if !is_forwarded() { return Failure::interrupted(Code::Other(143)) },
+            _ = hangup.recv() => if !is_forwarded() { return Failure::interrupted(Code::Other(129)) },
         }
     }
 }

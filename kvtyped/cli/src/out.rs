@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::escape::{escape, escape_json, escape_lines};
 use crate::fail::Failure;
-use crate::json::{Json, object};
+use crate::json::{IntoField, Json, object};
 
 /// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -90,6 +90,12 @@ impl Item {
     /// Sets what `-o name` prints.
     pub(crate) fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Adds a field to the object.
+    pub(crate) fn with(mut self, field: &str, value: impl IntoField) -> Self {
+        self.json = self.json.with(field, value);
         self
     }
 
@@ -201,6 +207,14 @@ impl Out {
     /// Writes a line to stdout. The caller escapes the text.
     pub(crate) fn line(&self, line: &str) -> Result<(), Failure> {
         Ok(writeln!(self.stdout.borrow_mut(), "{line}")?)
+    }
+
+    /// Clears the terminal, so that the next table replaces the previous one.
+    pub(crate) fn redraw(&self) -> Result<(), Failure> {
+        match self.is_for_person() {
+            true => Ok(write!(self.stdout.borrow_mut(), "\u{1b}[H\u{1b}[2J")?),
+            false => Ok(()),
+        }
     }
 
     /// Sends the output.

@@ -12,6 +12,11 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
 }
 
+/// Returns the time that is this number of milliseconds after 1970.
+pub(crate) fn of_millis(millis: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH)
+}
+
 /// Returns the date that is this number of days after 1970-01-01 (Howard Hinnant, `civil_from_days`).
 fn date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;

@@ -72,7 +72,7 @@
 //! server's clock, without a comparison of the clocks of two machines: [`Locks::all`], [`Locks::waiters`],
 //! [`Locks::watch`], [`Election::all`], [`Semaphore::holders`], [`Group::members`], [`Once::all`],
 //! [`RateLimiter::peek`], [`Ids::peek`]. [`Store::recipes`](crate::Store::recipes) lists the recipes of a bucket.
-//! [`Locks::break_lock`], [`Once::forget`] and [`RateLimiter::reset`] intervene.
+//! [`Locks::break_lock`], [`Election::depose`], [`Once::forget`] and [`RateLimiter::reset`] intervene.
 //!
 //! # Durability
 //!

@@ -5,22 +5,34 @@ pub(crate) mod buckets;
 pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod copy;
+pub(crate) mod counter;
 pub(crate) mod diff;
+pub(crate) mod doctor;
 pub(crate) mod edit;
+pub(crate) mod election;
 pub(crate) mod export;
+pub(crate) mod file;
 pub(crate) mod get;
+pub(crate) mod group;
 pub(crate) mod history;
+pub(crate) mod id;
 pub(crate) mod import;
+pub(crate) mod lock;
 pub(crate) mod ls;
+pub(crate) mod once;
 pub(crate) mod patch;
 pub(crate) mod put;
+pub(crate) mod rate;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod schema;
+pub(crate) mod semaphore;
+pub(crate) mod top;
 pub(crate) mod touch;
 pub(crate) mod wait;
 pub(crate) mod watch;
 
-use kvtyped::{Filter, Key, RawRecord};
+use kvtyped::{Error, ErrorKind, Filter, Key, RawRecord};
 
 use crate::app::App;
 use crate::args::Command;
@@ -46,6 +58,18 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         Command::Export(args) => export::run(app, args).await,
         Command::Import(args) => import::run(app, args).await,
         Command::Copy(args) => copy::run(app, args).await,
+        Command::Lock(command) => lock::run(app, command).await,
+        Command::Election(command) => election::run(app, command).await,
+        Command::Group(command) => group::run(app, command).await,
+        Command::Semaphore(command) => semaphore::run(app, command).await,
+        Command::Counter(command) => counter::run(app, command).await,
+        Command::Once(command) => once::run(app, command).await,
+        Command::Rate(command) => rate::run(app, command).await,
+        Command::Id(command) => id::run(app, command).await,
+        Command::Schema(command) => schema::run(app, command).await,
+        Command::File(command) => file::run(app, command).await,
+        Command::Doctor(args) => doctor::run(app, args).await,
+        Command::Top(args) => top::run(app, args).await,
         Command::Context(command) => context::run(app, command),
         Command::Completions(args) => completions::run(app, args),
         Command::Man(args) => completions::man(app, args),
@@ -74,4 +98,9 @@ pub(crate) fn key(text: &str) -> Result<Key, Failure> {
 pub(crate) fn no_record(bucket: &str, key: &Key) -> Failure {
     Failure::not_found(format!("bucket `{bucket}` has no record `{key}`"))
         .hint(format!("list the keys with `kvtyped ls {bucket}`"))
+}
+
+/// Whether a watch ends with this error. It continues after others.
+pub(crate) fn is_end_of_watch(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Closed | ErrorKind::BucketNotFound | ErrorKind::PermissionDenied { .. })
 }

@@ -3,9 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "the tests wait for processes, outside of a runtime and its clock")]
 
 mod contract;
+mod doctor;
+mod lock_run;
+mod picture;
 mod reading;
+mod recipes;
 mod safety;
+mod schema;
 mod terminal;
 mod transfer;
+mod walkthrough;
 mod world;
 mod writing;

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::world::{SOON, World};
 
 /// A command on a terminal.
-struct Terminal {
+pub(crate) struct Terminal {
     child: Child,
     master: File,
     output: Receiver<Vec<u8>>,
@@ -24,7 +24,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn spawn(mut command: Command, columns: u16) -> Self {
+    pub(crate) fn spawn(mut command: Command, columns: u16) -> Self {
         let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -50,7 +50,7 @@ impl Terminal {
     }
 
     /// Waits until the terminal shows this text after the last one.
-    fn expect(&mut self, text: &str) {
+    pub(crate) fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + SOON;
         loop {
             if let Some(found) = self.seen[self.at..].find(text) {
@@ -64,12 +64,12 @@ impl Terminal {
         }
     }
 
-    fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
     /// Waits for the end, and returns the exit code and everything that was shown.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
         while let Ok(bytes) = self.output.recv_timeout(SOON) {
             self.seen.push_str(&String::from_utf8_lossy(&bytes));
@@ -112,7 +112,7 @@ fn tables_have_headers_colors_and_the_width_of_the_terminal() {
 }
 
 /// Removes the colors.
-fn strip(text: &str) -> String {
+pub(crate) fn strip(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("\u{1b}[") {

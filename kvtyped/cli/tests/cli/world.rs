@@ -125,7 +125,11 @@ pub(crate) fn tool(home: &Path) -> Command {
     for name in ["NO_COLOR", "CLICOLOR_FORCE", "XDG_RUNTIME_DIR", "VISUAL", "EDITOR", "COLUMNS"] {
         command.env_remove(name);
     }
-    command.env("HOME", home).env("XDG_CONFIG_HOME", home.join("config")).env("TERM", "xterm-256color");
+    command
+        .env("USER", "tester")
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("TERM", "xterm-256color");
     command
 }
 

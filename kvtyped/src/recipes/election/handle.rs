@@ -20,8 +20,10 @@ use crate::recipes::announcement::{
     Announced, Announcement, AnnouncementVersion, RawAnnouncement, announced_accessors, decode, encode_value,
 };
 use crate::recipes::context::LeaseContext;
+use crate::recipes::lease::fence::Fence;
 use crate::recipes::lease::handle::Lease;
 use crate::recipes::lease::options::lease_options;
+use crate::recipes::lease::remove::remove_lease;
 use crate::recipes::lease::wait;
 use crate::recipes::open::{awaitable_handle, location_options};
 use crate::recipes::record::RecipeRecord;
@@ -144,6 +146,43 @@ where
             Ok(entry.map(|entry| Leader { announced: Announced::from_entry(entry) }))
         };
         self.context.in_operation("leader", None, read).await
+    }
+
+    /// Ends the term of a leader that still has this [`fence`](Leader::fence), so that another candidate is elected.
+    /// Does nothing if there is no leader.
+    ///
+    /// The leader learns of the loss at its next renewal, and may act until then, as after an expiry. A new leader may
+    /// be elected before that.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// let election = Store::memory().election::<String>("scheduler");
+    /// let stuck = election.campaign(&"10.0.0.7".to_owned()).await?;
+    /// let leader = election.leader().await?.expect("there is a leader");
+    /// election.depose(leader.fence()).await?;
+    /// assert!(election.leader().await?.is_none());
+    /// # drop(stuck);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns `Conflict` if another term has begun: nothing is changed. Otherwise returns the errors of a read and of
+    /// a purge. Returns `Decode` if the record of the leader is not a lease.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the term may or may not have ended.
+    pub async fn depose(&self, fence: Fence) -> Result<()> {
+        let remove = async {
+            let bucket = self.context.bucket().await?;
+            let ttl = self.context.options.timing.resolve()?.ttl;
+            remove_lease(&bucket, &self.context.key(LEASE), fence, ttl).await
+        };
+        self.context.in_operation("depose", None, remove).await
     }
 
     /// Watches the leader. The stream yields the current leader, each new leader, and each new value of a leader.

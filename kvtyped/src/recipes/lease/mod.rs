@@ -13,6 +13,7 @@
 //! | `request` | a request for a lease, and the parties of a handover |
 //! | `lookup` | whether a write with an unknown outcome was applied |
 //! | `acquire`, `wait` | one attempt to take a lease, and the wait for its release |
+//! | `remove` | the removal of a lease by another process |
 //! | `keeper` | the task that renews, releases and hands over |
 //!
 //! Each module imports only from modules above it.
@@ -28,6 +29,7 @@ pub(crate) mod request;
 pub(crate) mod lookup;
 pub(crate) mod acquire;
 pub(crate) mod wait;
+pub(crate) mod remove;
 pub(crate) mod keeper;
 
 pub use self::fence::Fence;

@@ -14,15 +14,14 @@ use super::guard::LockHolder;
 use super::locks::Locks;
 use super::queue_view::{QueuedTicket, ticket_id};
 use super::request::{LEASE, RECIPE};
-use crate::backend::Read;
 use crate::bucket::{Entries, Entry, Removed};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::recipes::context::LeaseBucket;
-use crate::recipes::lease::fence::{FENCE, Fence};
+use crate::recipes::lease::fence::Fence;
 use crate::recipes::lease::record::{LeaseRecord, fence_of};
+use crate::recipes::lease::remove::remove_lease;
 use crate::recipes::lease::wait::is_unreadable;
 use crate::recipes::record::{RecipeKey, RecipeRecord};
-use crate::revision::Revision;
 use crate::watch::{Event, Events};
 
 impl Locks {
@@ -219,30 +218,6 @@ impl Locks {
             })
         };
         self.bucket.context().observe(operation, self.bucket.name(), Box::pin(located)).await
-    }
-}
-
-/// Removes a lease and its fence, if the lease belongs to this term. Repeats the removal while the holder renews.
-async fn remove_lease(bucket: &LeaseBucket, key: &RecipeKey, term: Fence, tombstone_ttl: Duration) -> Result<()> {
-    loop {
-        let Some(lease) = bucket.get(key).read(Read::Leader).await? else { return Ok(()) };
-        if fence_of(&lease) != term {
-            let (expected, actual) = (Revision::new(term.get()), Some(Revision::new(fence_of(&lease).get())));
-            return Err(Error::new(ErrorKind::Conflict { expected, actual }));
-        }
-        // The fence first: the next holder writes its fence after its lease.
-        let fence_key = key.sibling(FENCE);
-        let fence = bucket.get(&fence_key).read(Read::Leader).await?;
-        if let Some(fence) = fence.filter(|fence| fence.value.id == lease.value.id) {
-            match bucket.purge(&fence_key).if_revision(fence.revision()).ttl(tombstone_ttl).await {
-                Err(error) if error.is_conflict() => continue,
-                removed => removed?,
-            };
-        }
-        match bucket.purge(key).if_revision(lease.revision()).ttl(tombstone_ttl).await {
-            Err(error) if error.is_conflict() => {}
-            removed => return removed.map(drop),
-        }
     }
 }
 

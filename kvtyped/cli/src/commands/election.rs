@@ -1,0 +1,205 @@
+//! `election`: the leaders of a bucket, and a command that runs while leading.
+
+use futures::StreamExt;
+use kvtyped::recipes::{Election, Leader, RecipeKind};
+use serde_json::Value;
+
+use crate::app::App;
+use crate::child::RunOptions;
+use crate::commands::is_end_of_watch;
+use crate::confirm;
+use crate::fail::{Code, Done, Failure};
+use crate::json::{Json, object};
+use crate::out::Item;
+use crate::recipes::{Held, Recipe, buckets_with, check_fence, ended, handle, lease_ttl};
+
+/// The commands of `election`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the leaders
+    Ls {
+        /// The bucket of the elections. By default all buckets
+        bucket: Option<String>,
+    },
+    /// Show the leader of an election. Exit code 3 if there is no leader
+    Show {
+        #[command(flatten)]
+        recipe: Recipe,
+    },
+    /// Print each new leader
+    Watch {
+        #[command(flatten)]
+        recipe: Recipe,
+        /// End after this many leaders
+        #[arg(long, value_name = "N")]
+        until: Option<u64>,
+    },
+    /// Campaign, and run a command while leading. The exit code is that of the command; 124 if the leadership was not
+    /// had in time, 125 if it was lost or the tool failed
+    Run {
+        #[command(flatten)]
+        recipe: Recipe,
+        /// The value that describes the leader, as JSON
+        #[arg(long, value_name = "JSON", default_value = "null", value_parser = parse_value)]
+        value: Value,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// End the term of the leader, so that another candidate is elected
+    Resign {
+        #[command(flatten)]
+        recipe: Recipe,
+        /// The fence that `election show` printed, so that only this term is ended
+        #[arg(long, value_name = "FENCE")]
+        fence: u64,
+        /// Why, for the output
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+fn parse_value(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))
+}
+
+const COLUMNS: [&str; 7] = ["BUCKET", "ELECTION", "OWNER", "LEADING", "LEFT", "FENCE", "VALUE"];
+
+pub(crate) async fn run(app: &App, command: Command) -> Done {
+    match command {
+        Command::Ls { bucket } => ls(app, bucket.as_deref()).await,
+        Command::Show { recipe } => {
+            let leader = election(app, &recipe).await?.leader().await?;
+            let leader =
+                leader.ok_or_else(|| Failure::not_found(format!("election `{}` has no leader", recipe.name)))?;
+            app.out.one(&COLUMNS, &item(recipe.bucket(), &recipe.name, &leader))?;
+            Ok(Code::Success)
+        }
+        Command::Watch { recipe, until } => watch(app, &recipe, until).await,
+        Command::Run { recipe, value, options } => {
+            let margin = options.margin()?;
+            let target = app.store_to_write(recipe.bucket()).await.map_err(RunOptions::not_run)?;
+            let election = target.store.election::<Value>(&*recipe.name).bucket(recipe.bucket());
+            let election = election.ttl(options.ttl).safety_margin(margin);
+            lead(app, election, &recipe.name, &value, &options).await
+        }
+        Command::Resign { recipe, fence, reason, dry_run } => {
+            resign(app, &recipe, fence, reason.as_deref(), dry_run).await
+        }
+    }
+}
+
+async fn election(app: &App, recipe: &Recipe) -> Result<Election<Value>, Failure> {
+    handle(app, recipe, |store, bucket, ttl| store.election(&*recipe.name).bucket(bucket).ttl(ttl)).await
+}
+
+fn held(leader: &Leader<Value>) -> Held<'_> {
+    Held {
+        owner: leader.owner(),
+        since: leader.since(),
+        renewed: leader.renewed(),
+        expires_in: leader.expires_in(),
+        fence: Some(leader.fence().get()),
+    }
+}
+
+fn item(bucket: &str, name: &str, leader: &Leader<Value>) -> Item {
+    let json = object! { "v" => 1u8, "type" => "leader", "bucket" => bucket, "election" => name };
+    let value = Json::from(leader.value());
+    let held = held(leader);
+    let cells = [
+        bucket.to_owned(),
+        name.to_owned(),
+        leader.owner().to_owned(),
+        held.held_for(),
+        held.left(),
+        leader.fence().to_string(),
+        value.line(),
+    ];
+    Item::new(held.json(json).with("value", value)).cells(cells).name(name)
+}
+
+async fn ls(app: &App, bucket: Option<&str>) -> Done {
+    let (is_named, mut list) = (bucket.is_some(), app.out.list(&COLUMNS));
+    let mut code = Code::Success;
+    for bucket in buckets_with(app, RecipeKind::Election, bucket).await? {
+        let ttl = lease_ttl(&app.view(&bucket).await?.status.config);
+        let any = app.store().await?.election::<Value>(&*bucket).ttl(ttl);
+        let mut leaders = match any.all().await {
+            Ok(leaders) => leaders,
+            Err(error) if is_named => return Err(error.into()),
+            Err(error) => {
+                app.out.warn(&error.report());
+                continue;
+            }
+        };
+        while let Some(leader) = leaders.next().await {
+            match leader {
+                Ok((name, leader)) => list.push(item(&bucket, &name, &leader))?,
+                Err(error) if error.key().is_some() => {
+                    app.out.warn(&error.report());
+                    code = Code::Data;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    list.finish()?;
+    Ok(code)
+}
+
+async fn watch(app: &App, recipe: &Recipe, until: Option<u64>) -> Done {
+    let mut leaders = election(app, recipe).await?.observe().await?;
+    let mut list = app.out.live(&COLUMNS);
+    while until != Some(list.count()) {
+        match leaders.next().await {
+            Some(Ok(leader)) => list.push(item(recipe.bucket(), &recipe.name, &leader))?,
+            Some(Err(error)) if is_end_of_watch(&error) => return Err(error.into()),
+            Some(Err(error)) => app.out.warn(&error.report()),
+            None => break,
+        }
+    }
+    list.finish()?;
+    Ok(Code::Success)
+}
+
+async fn lead(app: &App, election: Election<Value>, name: &str, value: &Value, options: &RunOptions) -> Done {
+    let election = options.owner.iter().fold(election, |election, owner| election.owner(owner));
+    let what = format!("the leadership of `{name}`");
+    let campaign = election.campaign(value);
+    let campaign = if let Some(limit) = options.wait { campaign.wait(limit) } else { campaign };
+    let leadership = campaign.await.map_err(RunOptions::not_had)?;
+    let ended = options.run(app, &leadership, &what).await;
+    let released = leadership.resign().await;
+    RunOptions::finish(app, &what, ended?, released)
+}
+
+async fn resign(app: &App, recipe: &Recipe, fence: u64, reason: Option<&str>, dry_run: bool) -> Done {
+    let election = election(app, recipe).await?;
+    let what = format!("election `{}`", recipe.name);
+    let Some(leader) = election.leader().await? else {
+        app.out.note(&format!("{what} has no leader"));
+        return Ok(Code::Success);
+    };
+    check_fence(&what, leader.fence().get(), fence)?;
+    app.out.note(&format!(
+        "the leader `{}` learns of the end of its term at its next renewal, usually within a third of the TTL; another \
+         leader may be elected before that",
+        leader.owner()
+    ));
+    if !dry_run {
+        let target = app.store_to_write(recipe.bucket()).await?;
+        if !target.is_production() {
+            confirm::name(app, &format!("This ends the term of `{}` in {what}", leader.owner()), &recipe.name).await?;
+        }
+        election.depose(leader.fence()).await?;
+    }
+    let json = ended("leader_deposed", recipe.bucket(), &recipe.name, &held(&leader), reason);
+    let json = json.with("dry_run", dry_run.then_some(true));
+    let done = if dry_run { "would be deposed" } else { "deposed" };
+    let cells = [done.to_owned(), recipe.name.clone(), leader.owner().to_owned(), leader.fence().to_string()];
+    app.out.one(&["STATE", "ELECTION", "OWNER", "FENCE"], &Item::new(json).cells(cells).name(&*recipe.name))?;
+    Ok(Code::Success)
+}

@@ -1,0 +1,327 @@
+//! `lock`: the locks of a bucket, and a command that runs under a lock.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use kvtyped::recipes::{LockEvent, LockHolder, LockWaiter, Locks, RecipeKind};
+use kvtyped::{Error, ErrorKind};
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::child::RunOptions;
+use crate::commands::is_end_of_watch;
+use crate::confirm;
+use crate::entry::op_of;
+use crate::escape::escape;
+use crate::fail::{Code, Done, Failure};
+use crate::json::{Json, object};
+use crate::out::Item;
+use crate::recipes::{Held, buckets_with, check_fence, ended, lease_ttl};
+use crate::time;
+
+/// The commands of `lock`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the held locks: who, since when, how long still
+    Ls {
+        /// The name that the program passes to `store.locks(..)`, or the bucket of locked records. By default all
+        /// buckets
+        recipe: Option<String>,
+    },
+    /// Show the holder and the waiters of a lock
+    Show {
+        /// The name that the program passes to `store.locks(..)`, or the bucket of locked records
+        recipe: String,
+        /// The lock
+        name: String,
+    },
+    /// Print each change of a holder
+    Watch {
+        /// The name that the program passes to `store.locks(..)`, or the bucket of locked records
+        recipe: String,
+        /// The lock. By default all locks
+        name: Option<String>,
+        /// End after this many changes
+        #[arg(long, value_name = "N")]
+        until: Option<u64>,
+    },
+    /// Run a command while holding a lock. The exit code is that of the command; 124 if the lock was not had in time,
+    /// 125 if it was lost or the tool failed
+    Run {
+        /// The name that the program passes to `store.locks(..)`
+        recipe: String,
+        /// The lock
+        name: String,
+        /// A note for others to read
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+        /// Take a ticket, so that waiters are served in the order of their arrival
+        #[arg(long)]
+        fair: bool,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Take a lock away from its holder
+    Break {
+        /// The name that the program passes to `store.locks(..)`, or the bucket of locked records
+        recipe: String,
+        /// The lock
+        name: String,
+        /// The fence that `lock show` printed, so that only this term is ended
+        #[arg(long, value_name = "FENCE")]
+        fence: u64,
+        /// Why, for the output
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Wait until the lock expires or is released instead. Exit code 4 if its holder renews it
+        #[arg(long)]
+        wait: bool,
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+const COLUMNS: [&str; 7] = ["RECIPE", "LOCK", "OWNER", "HELD", "LEFT", "FENCE", "NOTE"];
+
+pub(crate) async fn run(app: &App, command: Command) -> Done {
+    match command {
+        Command::Ls { recipe } => ls(app, recipe.as_deref()).await,
+        Command::Show { recipe, name } => show(app, &recipe, &name).await,
+        Command::Watch { recipe, name, until } => watch(app, &recipe, name.as_deref(), until).await,
+        Command::Run { recipe, name, note, fair, options } => {
+            let margin = options.margin()?;
+            let target = app.store_to_write(&recipe).await.map_err(RunOptions::not_run)?;
+            let locks = target.store.locks(&*recipe).ttl(options.ttl).safety_margin(margin);
+            let locks = note.into_iter().fold(locks, Locks::note);
+            under_lock(app, if fair { locks.fair() } else { locks }, &recipe, &name, &options).await
+        }
+        Command::Break { recipe, name, fence, reason, wait, dry_run } => {
+            let broken = Broken { recipe: &recipe, name: &name, fence, reason: reason.as_deref() };
+            match wait {
+                true => broken.wait(app).await,
+                false => broken.end(app, dry_run).await,
+            }
+        }
+    }
+}
+
+/// Returns the locks of a bucket that exists.
+async fn locks(app: &App, recipe: &str) -> Result<Locks, Failure> {
+    let view = app.view(recipe).await?;
+    Ok(app.store().await?.locks(recipe).ttl(lease_ttl(&view.status.config)))
+}
+
+fn held(holder: &LockHolder) -> Held<'_> {
+    Held {
+        owner: &holder.owner,
+        since: holder.since,
+        renewed: holder.renewed,
+        expires_in: holder.expires_in,
+        fence: Some(holder.fence.get()),
+    }
+}
+
+fn lock_json(recipe: &str, name: &str, holder: Option<&LockHolder>) -> Json {
+    let state = if holder.is_some() { "held" } else { "free" };
+    let json = object! { "v" => 1u8, "type" => "lock", "recipe" => recipe, "name" => name, "state" => state };
+    match holder {
+        Some(holder) => held(holder).json(json).with("note", holder.note.as_deref()),
+        None => json,
+    }
+}
+
+fn cells(recipe: &str, name: &str, holder: &LockHolder) -> [String; 7] {
+    let held = held(holder);
+    [
+        recipe.to_owned(),
+        name.to_owned(),
+        holder.owner.clone(),
+        held.held_for(),
+        held.left(),
+        holder.fence.to_string(),
+        holder.note.clone().unwrap_or_default(),
+    ]
+}
+
+async fn ls(app: &App, recipe: Option<&str>) -> Done {
+    let (is_named, mut list) = (recipe.is_some(), app.out.list(&COLUMNS));
+    let mut code = Code::Success;
+    for recipe in buckets_with(app, RecipeKind::Lock, recipe).await? {
+        let mut all = match locks(app, &recipe).await?.all().await {
+            Ok(all) => all,
+            Err(error) if is_named => return Err(error.into()),
+            Err(error) => {
+                app.out.warn(&error.report());
+                continue;
+            }
+        };
+        while let Some(lock) = all.next().await {
+            match lock {
+                Ok((name, holder)) => {
+                    let json = lock_json(&recipe, &name, Some(&holder));
+                    list.push(Item::new(json).cells(cells(&recipe, &name, &holder)).name(name))?;
+                }
+                Err(error) if error.key().is_some() => {
+                    app.out.warn(&error.report());
+                    code = Code::Data;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    list.finish()?;
+    Ok(code)
+}
+
+async fn show(app: &App, recipe: &str, name: &str) -> Done {
+    let locks = locks(app, recipe).await?;
+    let (holder, waiters) = (locks.holder(name).await?, locks.waiters(name).await?);
+    let waiter = |waiter: &LockWaiter| {
+        let LockWaiter { owner, since, renewed, expires_in, .. } = waiter;
+        let held = Held { owner, since: *since, renewed: *renewed, expires_in: *expires_in, fence: None };
+        held.json(object! {}).with("note", waiter.note.as_deref())
+    };
+    let json = lock_json(recipe, name, holder.as_ref()).with("waiters", waiters.iter().map(waiter).collect::<Vec<_>>());
+    let item = Item::new(json).name(name);
+    let item = match &holder {
+        Some(holder) => item.cells(cells(recipe, name, holder)),
+        None => item.cells([recipe, name, "", "", "", "", "free"]),
+    };
+    let lines = waiters.iter().enumerate().map(|(place, waiter)| {
+        let note = waiter.note.as_ref().map(|note| format!("  {note}")).unwrap_or_default();
+        format!("waiter {}  {}{}", place + 1, escape(&waiter.owner), escape(&note))
+    });
+    let lines: Vec<_> = lines.collect();
+    app.out.one(&COLUMNS, &if lines.is_empty() { item } else { item.body(lines.join("\n")) })?;
+    Ok(Code::Success)
+}
+
+async fn watch(app: &App, recipe: &str, wanted: Option<&str>, until: Option<u64>) -> Done {
+    let mut events = locks(app, recipe).await?.watch().await?;
+    let mut list = app.out.live(&["STATE", "LOCK", "OWNER", "FENCE"]);
+    let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted == name);
+    while until != Some(list.count()) {
+        let Some(event) = events.next().await else { break };
+        match event {
+            Ok(LockEvent::Held { name, holder }) if is_wanted(&name) => {
+                let cells = ["held".to_owned(), name.clone(), holder.owner.clone(), holder.fence.to_string()];
+                list.push(Item::new(lock_json(recipe, &name, Some(&holder))).cells(cells).name(name))?;
+            }
+            Ok(LockEvent::Free { name, reason }) if is_wanted(&name) => {
+                let how = if op_of(reason) == "expire" { "expired" } else { "free" };
+                let json = lock_json(recipe, &name, None).with("expired", (how == "expired").then_some(true));
+                list.push(Item::new(json).cells([how, &name, "", ""]).name(&*name))?;
+            }
+            Ok(LockEvent::Ready) => app.note_watch("ready", "all holders are printed; changes follow"),
+            Ok(LockEvent::Resync) => app.note_watch("resync", "changes may be missing; all holders follow again"),
+            Ok(_) => {}
+            Err(error) if is_end_of_watch(&error) => return Err(error.into()),
+            Err(error) => app.out.warn(&error.report()),
+        }
+    }
+    list.finish()?;
+    Ok(Code::Success)
+}
+
+async fn under_lock(app: &App, locks: Locks, recipe: &str, name: &str, options: &RunOptions) -> Done {
+    let locks = options.owner.iter().fold(locks, |locks, owner| locks.owner(owner));
+    let what = format!("lock `{name}` of `{recipe}`");
+    let guard = match options.wait {
+        Some(limit) if limit.is_zero() => locks.try_lock(name).await.map_err(RunOptions::not_had)?,
+        Some(limit) => Some(locks.lock(name).wait(limit).await.map_err(RunOptions::not_had)?),
+        None => Some(locks.lock(name).await.map_err(RunOptions::not_had)?),
+    };
+    let Some(guard) = guard else {
+        let error = Error::new(ErrorKind::Timeout { after: Duration::ZERO });
+        return Err(RunOptions::not_had(error).context(&format!("{what} is held")));
+    };
+    let ended = options.run(app, &guard, &what).await;
+    let released = guard.release().await;
+    RunOptions::finish(app, &what, ended?, released)
+}
+
+/// A term of a lock that an operator ends.
+struct Broken<'a> {
+    recipe: &'a str,
+    name: &'a str,
+    fence: u64,
+    reason: Option<&'a str>,
+}
+
+impl Broken<'_> {
+    fn what(&self) -> String {
+        format!("lock `{}` of `{}`", self.name, self.recipe)
+    }
+
+    /// Returns the holder. `None` if the lock is free, which is reported.
+    async fn holder(&self, app: &App, locks: &Locks) -> Result<Option<LockHolder>, Failure> {
+        let holder = locks.holder(self.name).await?;
+        match &holder {
+            Some(holder) => check_fence(&self.what(), holder.fence.get(), self.fence)?,
+            None => app.out.note(&format!("{} is free already", self.what())),
+        }
+        Ok(holder)
+    }
+
+    async fn end(&self, app: &App, dry_run: bool) -> Done {
+        let locks = locks(app, self.recipe).await?;
+        let Some(holder) = self.holder(app, &locks).await? else { return Ok(Code::Success) };
+        app.out.note(&format!(
+            "the holder `{}` learns of the loss at its next renewal, usually within a third of the TTL; until then it \
+             may continue, and the server refuses only its fenced writes",
+            holder.owner
+        ));
+        if !dry_run {
+            let target = app.store_to_write(self.recipe).await?;
+            if !target.is_production() {
+                let question = format!("This takes {} away from `{}`", self.what(), holder.owner);
+                confirm::name(app, &question, self.name).await?;
+            }
+            locks.break_lock(self.name, holder.fence).await?;
+        }
+        let json = ended("lock_broken", self.recipe, self.name, &held(&holder), self.reason);
+        let json = json.with("dry_run", dry_run.then_some(true));
+        let done = if dry_run { "would be broken" } else { "broken" };
+        let cells = [done.to_owned(), self.name.to_owned(), holder.owner.clone(), holder.fence.to_string()];
+        app.out.one(&["STATE", "LOCK", "OWNER", "FENCE"], &Item::new(json).cells(cells).name(self.name))?;
+        Ok(Code::Success)
+    }
+
+    /// Waits until the term ends without a break.
+    async fn wait(&self, app: &App) -> Done {
+        let locks = locks(app, self.recipe).await?;
+        let mut events = locks.watch().await?;
+        let Some(holder) = self.holder(app, &locks).await? else { return Ok(Code::Success) };
+        // No program of the library writes a lease without a TTL.
+        if holder.expires_in == Duration::MAX {
+            return Err(Failure::conflict(format!("the record of {} has no TTL, so it does not expire", self.what())));
+        }
+        // The server expires a record up to a second late.
+        let end = Instant::now() + holder.expires_in + Duration::from_secs(2);
+        app.out.note(&format!("waiting up to {} for the end of the TTL", time::short(end - Instant::now())));
+        loop {
+            match tokio::time::timeout_at(end, events.next()).await {
+                Ok(Some(Ok(LockEvent::Free { name, .. }))) if name == self.name => break,
+                Ok(Some(Ok(LockEvent::Held { name, holder: next }))) if name == self.name => {
+                    if next.fence != holder.fence {
+                        break;
+                    }
+                }
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) if is_end_of_watch(&error) => return Err(error.into()),
+                Ok(Some(Err(error))) => app.out.warn(&error.report()),
+                Ok(None) | Err(_) => {
+                    let Some(now) = self.holder(app, &locks).await? else { break };
+                    return Err(Failure::conflict(format!(
+                        "{} is still held: `{}` renewed it and is alive",
+                        self.what(),
+                        now.owner
+                    )));
+                }
+            }
+        }
+        app.out.note(&format!("the term of {} has ended", self.what()));
+        Ok(Code::Success)
+    }
+}
