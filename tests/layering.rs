@@ -244,5 +244,7 @@ fn compare_and_set_loop_exists_once() {
     // Waiting for a stale server is not contention.
     let contends = |code: &str| code.contains("Backoff::contention");
     let loops = sources().into_iter().filter(|source| source.module == "bucket" && contends(&source.code));
-    assert_eq!(loops.count(), 1, "one file of `bucket/` backs off from other writers");
+    let loops = loops.map(|source| source.path.file_name().expect("a file has a name").to_owned());
+    // `repair.rs` builds an index, and writes no record.
+    assert_eq!(loops.collect::<BTreeSet<_>>(), ["repair.rs".into(), "retry.rs".into()].into());
 }

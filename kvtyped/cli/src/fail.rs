@@ -52,6 +52,7 @@ pub(crate) struct Failure {
 const CODES: &[(&str, Code)] = &[
     ("conflict", Code::Conflict),
     ("already_exists", Code::Conflict),
+    ("not_unique", Code::Conflict),
     ("not_found", Code::NotFound),
     ("key_changed", Code::Data),
     ("retries_exhausted", Code::Conflict),
@@ -63,6 +64,7 @@ const CODES: &[(&str, Code)] = &[
     ("schema_differs", Code::Data),
     ("schema_moved", Code::Conflict),
     ("epoch_moved", Code::Conflict),
+    ("index_building", Code::NotApplied),
     ("invalid", Code::Data),
     ("rejected", Code::Data),
     ("bucket_replaced", Code::Conflict),
