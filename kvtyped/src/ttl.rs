@@ -19,7 +19,6 @@ impl Ttl {
     pub(crate) const MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
     /// The TTL of a write that another client exempted from the bucket's TTL (`Nats-TTL: never`).
-    #[cfg(any(feature = "nats", feature = "file", test))]
     pub(crate) const NEVER: Self = Self { seconds: u64::MAX };
 
     /// Returns whether the write never expires, not even by the TTL of its bucket.
