@@ -8,7 +8,7 @@ struct Session {
     id: u64,
     #[kv(ttl = "30m")]
     user: String,
-    #[kv(index)]
+    #[kv(indx)]
     mail: String,
 }
 
