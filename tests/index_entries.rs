@@ -257,7 +257,7 @@ async fn lost_acknowledgement_of_a_claim_is_unknown() {
     .await;
     proxy.set(Mode::Pass);
     // An equal claim may be that of another writer.
-    let outcome = claimed.await.expect("no panic").expect_err("nobody knows whose claim it is").outcome();
+    let outcome = claimed.await.expect("no panic").expect_err("the owner of the claim is unknown").outcome();
     assert_eq!(outcome, Outcome::Unknown);
     blind.await.expect("no panic").expect("it is applied");
     assert!(newest(&direct, "i.a").await.is_some());

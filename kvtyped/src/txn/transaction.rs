@@ -348,7 +348,7 @@ impl<T: KvModel> Transaction<'_, T> {
         match staged {
             Ok((key, target)) => {
                 let content = Content::removal(kind, target);
-                // Only the model of the handle is at hand. The entries of a record of another model stay until a repair.
+                // The handle knows only its own model. Index entries of a record of another model stay until a repair.
                 let indexes = ModelIndexes::of::<T>().filter(|_| TypeId::of::<K>() == TypeId::of::<T::Key>());
                 self.steps.push(StagedWrite { key, content, expected: ExpectedRevision::Anything, indexes });
             }

@@ -221,7 +221,7 @@ impl<T: KvModel> Tx<T> {
 
     fn stage_removal<K: ModelKey>(&self, key: &K, kind: WriteKind) -> Result<()> {
         let key = self.encode(key)?;
-        // Only the model of the handle is at hand. The entries of a record of another model stay until a repair.
+        // The handle knows only its own model. Index entries of a record of another model stay until a repair.
         let indexes = ModelIndexes::of::<T>().filter(|_| TypeId::of::<K>() == TypeId::of::<T::Key>());
         let target = self.run.schema.target::<T>().map_err(|error| self.located(error, Some(&key)))?;
         self.stage(key, Content::removal(kind, target), indexes)
