@@ -7,6 +7,7 @@ use crate::app::App;
 use crate::commands::filter;
 use crate::escape::escape_json;
 use crate::fail::{Code, Done, Failure};
+use crate::out::Unit;
 use crate::settings::bucket_json;
 use crate::transfer::line::{end_line, entry_line};
 
@@ -38,7 +39,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         None => list,
     }
     .await?;
-    let bar = app.out.progress(view.status.values, "exported");
+    let bar = app.out.progress(view.status.values, "exported", Unit::Records);
     let (mut records, mut unreadable, mut last) = (0, 0, 0);
     while let Some(entry) = entries.next().await {
         match entry {
