@@ -31,9 +31,9 @@ fn of_account(account: &AccountUsage) -> Vec<Finding> {
     let mut found: Vec<_> =
         amounts.iter().filter_map(|(what, usage, shown)| scarce(what, *usage, *shown, &tier)).collect();
     if found.is_empty() {
-        let shown = |usage: Usage, shown: fn(u64) -> String| {
-            let limit = usage.limit.map_or_else(|| "no limit".to_owned(), shown);
-            format!("{} of {limit}", shown(usage.used))
+        let shown = |usage: Usage, shown: fn(u64) -> String| match usage.limit {
+            Some(limit) => format!("{} of {}", shown(usage.used), shown(limit)),
+            None => shown(usage.used),
         };
         let domain = account.domain.as_ref().map(|domain| format!("; domain `{domain}`")).unwrap_or_default();
         found.push(Finding::ok(
