@@ -129,6 +129,8 @@ fn key(kind: RecipeKind, name: &str) -> Result<Key, Failure> {
     Ok(Key::new(format!("{}.ended.{kind}.{}", Key::RESERVED, escape(name)))?)
 }
 
-fn user() -> Option<String> {
-    ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+/// Returns the name of the user, or the number if the environment does not name the user.
+fn user() -> String {
+    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }

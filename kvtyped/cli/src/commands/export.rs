@@ -1,10 +1,9 @@
 //! `export`: the records of a bucket as lines of JSON.
 
 use futures::StreamExt;
-use kvtyped::bucket::Cursor;
 
 use crate::app::App;
-use crate::commands::filter;
+use crate::commands::{cursor, filter};
 use crate::escape::escape_json;
 use crate::fail::{Code, Done, Failure};
 use crate::out::Unit;
@@ -28,7 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let view = app.view(&args.bucket).await?;
-    let after: Option<Cursor> = args.after.as_deref().map(str::parse).transpose()?;
+    let after = cursor(args.after.as_deref())?;
     if after.is_none() {
         app.out.line(&escape_json(bucket_json(&view.status).line()))?;
     }

@@ -3,7 +3,7 @@
 use kvtyped::{Read, Revision};
 
 use crate::app::{App, View};
-use crate::commands::{filter, is_filter, key, no_record};
+use crate::commands::{filter, is_filter, key, no_record, no_revision};
 use crate::entry::Shown;
 use crate::escape::escape_lines;
 use crate::fail::{Code, Done};
@@ -49,7 +49,7 @@ async fn one(app: &App, view: &View, args: &Args) -> Done {
         (None, false) => get,
     };
     let entry = get.await?.ok_or_else(|| match args.at {
-        Some(revision) => no_record(view.name(), &key).context(&format!("revision {revision} is not kept")),
+        Some(revision) => no_revision(view.name(), &key, revision),
         None => no_record(view.name(), &key),
     })?;
     let shown = Shown::of_entry(view.name(), &view.models, &entry);

@@ -4,7 +4,7 @@ use kvtyped::bucket::Cursor;
 use kvtyped::key::unescape;
 
 use crate::app::{App, View};
-use crate::commands::filter;
+use crate::commands::{cursor, filter};
 use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
 use crate::json::object;
@@ -64,11 +64,6 @@ async fn count(app: &App, view: &View, args: &Args) -> Done {
     let json = object! { "v" => 1u8, "type" => "count", "bucket" => view.name(), "count" => count };
     app.out.one(&["COUNT"], &Item::new(json).cells([count.to_string()]).name(count.to_string()))?;
     Ok(Code::Success)
-}
-
-/// Parses the cursor of an earlier page.
-fn cursor(text: Option<&str>) -> Result<Option<Cursor>, Failure> {
-    Ok(text.map(str::parse).transpose()?)
 }
 
 /// Lists keys. Returns the cursor if the limit was reached.
