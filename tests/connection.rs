@@ -193,7 +193,8 @@ async fn backend_in_this_process_is_connected() {
 #[tokio::test]
 async fn account_reports_usage_and_limits() {
     assert_eq!(Store::memory().account().await.unwrap(), []);
-    let limits = "accounts { A { jetstream { max_file: 1000000, max_streams: 3 }, users: [ { user: a, password: a } ] } }";
+    let limits =
+        "accounts { A { jetstream { max_file: 1000000, max_streams: 3 }, users: [ { user: a, password: a } ] } }";
     let server = Server::builder().config(limits).auth().start().await;
     let url = format!("nats://a:a@127.0.0.1:{}", server.port());
     let store = Store::connect(&url).await.unwrap();

@@ -393,8 +393,8 @@ impl Store {
         self.context.observe("info", "", Box::pin(info)).await
     }
 
-    /// Returns what the account of the connection uses of JetStream, and its limits: one item, or one for each tier.
-    /// Returns no item without a server.
+    /// Returns the JetStream usage and limits of the account: one item, or one for each tier. Returns no item without a
+    /// server.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

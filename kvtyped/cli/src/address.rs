@@ -77,7 +77,9 @@ mod tests {
             let address = Address::parse(text).unwrap();
             assert_eq!((address.store, address.bucket.as_str()), (store, bucket), "{text}");
         }
-        for wrong in ["nats://host", "nats://host/", "@prod", "a/b", "nats://u:p@host/b", "file:/var/app.kv", "file:app.kv"] {
+        for wrong in
+            ["nats://host", "nats://host/", "@prod", "a/b", "nats://u:p@host/b", "file:/var/app.kv", "file:app.kv"]
+        {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
     }

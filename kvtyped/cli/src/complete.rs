@@ -39,9 +39,8 @@ fn ask(current: &OsStr, wants_keys: bool) -> Vec<CompletionCandidate> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (Ok(runtime), Some(current)) = (runtime, current.to_str()) else { return Vec::new() };
     let timeout = std::env::var("KVTYPED_COMPLETE_TIMEOUT").ok().and_then(|text| parse_duration(&text).ok());
-    let asked = async {
-        tokio::time::timeout(timeout.unwrap_or(TIMEOUT), candidates(&words, current, wants_keys)).await
-    };
+    let asked =
+        async { tokio::time::timeout(timeout.unwrap_or(TIMEOUT), candidates(&words, current, wants_keys)).await };
     let found = runtime.block_on(asked);
     runtime.shutdown_background();
     let found = found.ok().and_then(Result::ok).unwrap_or_default();

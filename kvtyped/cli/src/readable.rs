@@ -1,4 +1,4 @@
-//! Lists of which some items cannot be read.
+//! Lists with items that cannot be read.
 
 use futures::{Stream, StreamExt};
 

@@ -40,7 +40,7 @@ pub(crate) struct Term<'a> {
     pub(crate) what: String,
     /// The type of the object.
     pub(crate) object: &'static str,
-    /// What the command does, such as `broken`.
+    /// The new state of the term, such as `broken`.
     pub(crate) done: &'static str,
 }
 
@@ -131,6 +131,7 @@ fn key(kind: RecipeKind, name: &str) -> Result<Key, Failure> {
 
 /// Returns the name of the user, or the number if the environment does not name the user.
 fn user() -> String {
-    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let named =
+        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
     named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }

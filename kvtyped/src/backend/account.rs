@@ -1,6 +1,6 @@
-//! What the account of a connection uses on its server, and how much it may use.
+//! The usage and the limits of an account on a server.
 
-/// What an account uses of JetStream, and how much it may use; see [`Store::account`](crate::Store::account).
+/// The JetStream usage and limits of an account; see [`Store::account`](crate::Store::account).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct AccountUsage {

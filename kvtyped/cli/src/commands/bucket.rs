@@ -276,8 +276,7 @@ async fn remove(app: &App, bucket: &str, dry_run: bool) -> Done {
     if !dry_run {
         let target = app.store_to_write(bucket).await?;
         if !target.is_production() {
-            let question =
-                format!("This removes bucket `{bucket}` with {entries} entries ({})", time::bytes(bytes));
+            let question = format!("This removes bucket `{bucket}` with {entries} entries ({})", time::bytes(bytes));
             confirm::name(app, &question, bucket).await?;
         }
         // Through a handle, so that only the bucket that was counted is removed.

@@ -111,7 +111,8 @@ pub(crate) fn no_revision(bucket: &str, key: &Key, revision: u64) -> Failure {
 pub(crate) fn cursor(text: Option<&str>) -> Result<Option<Cursor>, Failure> {
     let parse = |text: &str| {
         text.parse().map_err(|_| {
-            Failure::usage(format!("`{text}` is no cursor")).hint("a page ends with the cursor of the next one: `--after CURSOR`")
+            Failure::usage(format!("`{text}` is no cursor"))
+                .hint("a page ends with the cursor of the next one: `--after CURSOR`")
         })
     };
     text.map(parse).transpose()

@@ -1,4 +1,4 @@
-//! The checks of what the account of the user has left.
+//! The checks of the limits of the user's account.
 
 use kvtyped::connect::{AccountUsage, Usage};
 use kvtyped::{ErrorKind, Store};
@@ -25,8 +25,8 @@ fn of_account(account: &AccountUsage) -> Vec<Finding> {
     let amounts: [(_, _, fn(u64) -> String); 4] = [
         ("bytes in files", account.file, time::bytes),
         ("bytes in memory", account.memory, time::bytes),
-        ("streams, of which each bucket is one", account.streams, count),
-        ("consumers, of which each watch and each list is one", account.consumers, count),
+        ("streams (one for each bucket)", account.streams, count),
+        ("consumers (one for each watch or list)", account.consumers, count),
     ];
     let mut found: Vec<_> =
         amounts.iter().filter_map(|(what, usage, shown)| scarce(what, *usage, *shown, &tier)).collect();

@@ -120,9 +120,7 @@ fn features(status: &BucketStatus, capabilities: Option<&Capabilities>, found: &
     }
     if capabilities.key_ttl && !status.entry_ttl {
         let reason = "without limit markers, single records cannot have a TTL, and there are no locks and other leases";
-        found.push(
-            Finding::note("ttl", reason).repair(format!("run `kvtyped bucket set {name} --limit-markers 5m`")),
-        );
+        found.push(Finding::note("ttl", reason).repair(format!("run `kvtyped bucket set {name} --limit-markers 5m`")));
     }
     if capabilities.atomic && config.atomic == Some(false) {
         let reason = "the bucket supports no transactions";

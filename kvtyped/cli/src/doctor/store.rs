@@ -10,7 +10,7 @@ use crate::time;
 /// A round trip that makes leases unreliable.
 const SLOW: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// What the check of a store found.
+/// The result of the check of a store.
 pub(crate) enum Checked {
     /// The store cannot be used.
     Unusable,

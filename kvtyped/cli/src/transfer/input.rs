@@ -79,6 +79,10 @@ pub(crate) fn open(app: &App, path: Option<&Path>) -> Result<Input, Failure> {
         return Ok(Input { lines: Lines::new(Box::new(tokio::io::stdin())), is_complete: None, size: None });
     };
     let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+        return Err(Failure::usage(format!("`{name}` is a directory")));
+    }
     // A named pipe has no end before it is read.
     let is_complete = if metadata.is_file() { Some(has_end(&mut file)?) } else { None };
     let lines = Lines::new(Box::new(tokio::fs::File::from_std(file)));

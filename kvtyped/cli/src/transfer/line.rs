@@ -52,7 +52,8 @@ pub(crate) fn entry_line(bucket: &str, models: &Models, entry: &Entry<RawRecord>
     // A value in its JSON form is readable, and bytes are exact.
     match (record.decoded.codec, &record.decoded.value) {
         (Some(codec), Ok(value))
-            if value.depth() <= MAX_DEPTH && codec.encode(value).is_ok_and(|encoded| encoded == entry.bytes) => {
+            if value.depth() <= MAX_DEPTH && codec.encode(value).is_ok_and(|encoded| encoded == entry.bytes) =>
+        {
             line.with("value", value.clone())
         }
         _ => line.with("value_b64", BASE64.encode(&entry.bytes)),
@@ -74,8 +75,7 @@ pub(crate) fn end_line(bucket: &str, records: u64, last_revision: u64, unreadabl
 impl Line {
     /// Parses a line.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
-        let json =
-            Json::parse(text).map_err(|error| format!("it is not JSON (column {})", error.column()))?;
+        let json = Json::parse(text).map_err(|error| format!("it is not JSON (column {})", error.column()))?;
         match json.get("v").and_then(Json::unsigned) {
             Some(1) => {}
             Some(newer) => return Err(format!("its format is {newer}, and this tool reads format 1")),

@@ -178,7 +178,7 @@ fn shells_complete_commands_buckets_and_keys() {
     world.fill("", &[r#""key":"acme.7","codec":"json","value":1"#, r#""key":"beta.1","codec":"json","value":1"#]);
     let complete = |words: &[&str]| {
         let mut command = tool(world.folder.path());
-    // Whatever the load of the machine, the answer of the server is awaited.
+        // Whatever the load of the machine, the answer of the server is awaited.
         command.env("KVTYPED_COMPLETE_TIMEOUT", "60s");
         command.env("COMPLETE", "fish").env("KVTYPED_URL", world.url()).args(["--", "kvtyped"]).args(words);
         let ran = run(command, b"");

@@ -76,7 +76,7 @@ fn of_check(findings: &Value, check: &str) -> Vec<(String, String)> {
 
 #[test]
 fn states_of_indexes_and_schemas_are_findings() {
-    let world = World::file();
+    let world = World::server();
     let index = |state: &str| json!({ "state": state, "definition": "{email}", "fingerprint": "0", "unique": true });
     let states = ["readable", "writing", "pending", "dropping", "later"];
     let indexes: serde_json::Map<_, _> = states.iter().map(|state| ((*state).to_owned(), index(state))).collect();
@@ -85,14 +85,17 @@ fn states_of_indexes_and_schemas_are_findings() {
         "indexes": indexes,
     });
     let schema = kvtyped::schema::Schema::probe::<String>().to_json();
-    let metadata = json!({ "kvtyped.model.user": card.to_string(), "kvtyped.schema.user.2": schema });
-    world.fill(&format!(r#""history":1,"metadata":{metadata}"#), &[]);
+    world.fill(r#""history":1"#, &[]);
+    let metadata = [("kvtyped.model.user", card.to_string()), ("kvtyped.schema.user.2", schema)];
+    world.set_metadata(&metadata.map(|(key, text)| (key.to_owned(), text)));
     let (code, findings) = examine(&world);
     let found = of_check(&findings, "indexes");
     let levels: Vec<_> = found.iter().map(|(level, _)| level.as_str()).collect();
     // In the order of their names.
     assert_eq!(levels, ["warning", "warning", "error", "note", "warning"], "{findings}");
-    for (finding, verb) in found.iter().zip(["drop_index", "build_index", "verify_indexes", "verify_indexes", "build_index"]) {
+    for (finding, verb) in
+        found.iter().zip(["drop_index", "build_index", "verify_indexes", "verify_indexes", "build_index"])
+    {
         assert!(finding.1.contains(verb), "{finding:?}");
     }
     assert_eq!(code, 1, "a value of a unique index is not unique");
@@ -120,7 +123,8 @@ fn features_that_the_bucket_does_not_enable_are_notes() {
 #[test]
 fn limits_of_server_and_account_are_compared() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let limits = "accounts { A { jetstream { max_file: 1000000, max_streams: 8 }, users: [ { user: a, password: a } ] } }";
+    let limits =
+        "accounts { A { jetstream { max_file: 1000000, max_streams: 8 }, users: [ { user: a, password: a } ] } }";
     let server = runtime.block_on(harness::Server::builder().config(limits).auth().start());
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {

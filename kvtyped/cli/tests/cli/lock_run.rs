@@ -209,7 +209,7 @@ fn command_ends_before_the_lock_of_a_hung_server_expires() {
 #[test]
 fn interrupt_reaches_the_command_and_the_lock_is_released() {
     let world = World::server();
-    // The command ends in its own time, with a code of its own.
+    // The command decides when it ends, and with which code.
     let script = "trap 'echo interrupted; exit 3' INT; echo up; while :; do sleep 0.05; done";
     let mut holder = Running::spawn(world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", script]));
     assert_eq!(holder.line(), "up");
@@ -224,9 +224,10 @@ fn interrupt_reaches_the_command_and_the_lock_is_released() {
 fn control_c_on_a_terminal_reaches_the_command_once() {
     let world = World::server();
     // A second signal would print a second line.
-    let script = "trap 'echo interrupted; n=1' INT; echo up; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.2; exit 3";
+    let script =
+        "trap 'echo interrupted; n=1' INT; echo up; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.2; exit 3";
     let tool = world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", script]);
-    // A session of its own, so that the terminal sends the signal to the foreground.
+    // In a new session, the terminal sends the signal to the foreground.
     let mut command = Command::new("setsid");
     command.args(["--ctty", "--wait"]).arg(tool.get_program()).args(tool.get_args());
     for (name, value) in tool.get_envs() {

@@ -148,10 +148,10 @@ fn revisions_of_a_key_are_shown_and_compared() {
 fn history_of_a_fixture_is_shown_compared_and_restored() {
     let world = World::memory();
     // The lines of one key are its history.
-    let export = world.export(r#""history":5"#, &[
-        r#""key":"a","codec":"json","value":{"n":1}"#,
-        r#""key":"a","codec":"json","value":{"n":2}"#,
-    ]);
+    let export = world.export(
+        r#""history":5"#,
+        &[r#""key":"a","codec":"json","value":{"n":1}"#, r#""key":"a","codec":"json","value":{"n":2}"#],
+    );
     let fixture = world.path("history.ndjson");
     std::fs::write(&fixture, export).unwrap();
     let run = |arguments: &[&str]| {

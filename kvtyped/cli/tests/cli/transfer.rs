@@ -258,7 +258,7 @@ fn copy_follows_changes() {
 #[test]
 fn killed_import_is_resumed() {
     let (world, whole) = (World::server(), World::server());
-    let count = 30_000;
+    let count = 10_000;
     let file = world.path("export.ndjson");
     fs::write(&file, world.export(r#""history":1,"ttl_ms":3600000"#, &strs(&records(count)))).unwrap();
     let (file, position) = (file.display().to_string(), world.path("position"));

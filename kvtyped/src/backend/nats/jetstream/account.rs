@@ -8,7 +8,7 @@ use crate::backend::{AccountUsage, Usage};
 pub(crate) fn usage(info: &Value) -> Vec<AccountUsage> {
     let domain = info["domain"].as_str().filter(|domain| !domain.is_empty());
     let read = |tier: Option<&str>, amounts: &Value| {
-        // A negative limit means that there is none.
+        // A negative limit means "unlimited".
         let amount = |used: &str, reserved: &str, limit: &str| {
             let used = [used, reserved].iter().filter_map(|field| amounts[*field].as_u64()).max();
             Usage::new(used.unwrap_or_default(), amounts["limits"][limit].as_u64())
