@@ -298,12 +298,25 @@ impl<T: KvModel> Bucket<T> {
         on: Option<&Precondition>,
         deadline: Deadline,
     ) -> Result<Revision> {
-        let raw = &self.inner.raw;
         if let Some(expected) = expected.filter(|revision| *revision > Revision::ZERO) {
             self.check_identity(key, expected, deadline).await?;
         }
+        let base = self.inner.raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
+        self.send_over(key, base, content, expected, on, deadline).await
+    }
+
+    /// Sends one write of an indexed model over the entry that a server returned for its key, or over a later one.
+    pub(super) async fn send_over(
+        &self,
+        key: &Key,
+        mut base: Option<RawEntry>,
+        content: Content,
+        expected: Option<Revision>,
+        on: Option<&Precondition>,
+        deadline: Deadline,
+    ) -> Result<Revision> {
+        let raw = &self.inner.raw;
         let (mut retry, mut attempts) = (CasRetry::new(), CasAttempts::new(None));
-        let mut base = raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
         let mut is_confirmed = !self.config().may_be_behind();
         loop {
             let found = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::page::matching_record;
 use crate::backend::{Deadline, KeySpace, RawBucket, Read, ReadAt};
 use crate::bucket::verb::verb;
-use crate::bucket::{Entry, ReadBucket, decode, read_claim};
+use crate::bucket::{Entry, ReadBucket, read_claim};
 use crate::error::Result;
 use crate::model::index::{Lookup, One, UniqueLookup};
 use crate::model::{Indexed, KvModel};
@@ -101,9 +102,7 @@ async fn read_owner<T: KvModel>(
         let Some(entry) = raw.read(KeySpace::Records, &claim.owner, ReadAt::Newest(read), deadline).await? else {
             continue;
         };
-        bucket.record_read(&entry);
-        let found = decode::entry::<T>(&entry, bucket.clock())?;
-        if let Some(found) = found.filter(|found| lookup.matches(found)) {
+        if let Some(found) = matching_record(bucket, lookup, &entry)? {
             return Ok(Some(found));
         }
     }

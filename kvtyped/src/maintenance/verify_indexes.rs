@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::backend::{Deadline, KeySpace, ListKeysRequest, RawEntry, ScanRequest};
 use crate::bucket::index::clean::CleanEnd;
@@ -17,10 +17,10 @@ use crate::model::index::{IndexInfo, Indexed, claims, entries, parse_claim, pars
 
 const OPERATION: &str = "verify_indexes";
 
-/// The number of records that are checked at once.
-const AT_ONCE: usize = 64;
+/// The number of pages that are checked at once.
+const AT_ONCE: usize = 4;
 
-/// The number of records that one request reads.
+/// The number of records in a page, whose entries one request reads.
 const PAGE: usize = 1_000;
 
 impl<T: Indexed> Bucket<T> {
@@ -136,26 +136,28 @@ impl<T: Indexed> VerifyIndexes<'_, T> {
         let mut report = IndexReport { records: 0, indexes: T::__INDEXES.iter().map(check).collect() };
         let request = bucket.scan_request(vec![Pattern::all()].into(), timeout);
         let records = bucket.scan(OPERATION, ScanRequest { headers_only: false, ..request })?;
-        let found = records.map(|item| async move {
-            // An illegal key is not a record.
-            let entry = match item {
-                Ok(item) => item.entry,
-                Err(error) if error.key().is_some() => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            if !entry.is_live() {
-                return Ok(None);
-            }
-            let slots = bucket.slots_of(&entry, |info| !info.is_eventual);
-            let missing = bucket.missing_slots(&entry.key, slots, bucket.deadline(timeout)).await?;
-            Ok(Some((entry, missing)))
+        let entries = records.filter_map(|item| {
+            std::future::ready(match item {
+                Ok(item) => item.entry.is_live().then_some(Ok(item.entry)),
+                // An illegal key is not a record.
+                Err(error) if error.key().is_some() => None,
+                Err(error) => Some(Err(error)),
+            })
         });
-        let mut found = found.buffer_unordered(AT_ONCE).boxed();
-        while let Some(item) = found.try_next().await? {
-            let Some((entry, missing)) = item else { continue };
-            report.records += 1;
-            if !missing.is_empty() {
-                check_record(bucket, &entry, missing, repair, timeout, &mut report).await?;
+        let found = entries.ready_chunks(PAGE).map(|page| async move {
+            let page = page.into_iter().collect::<Result<Vec<_>>>()?;
+            let slots = |entry: &RawEntry| bucket.slots_of(entry, |info| !info.is_eventual);
+            let slots = page.iter().map(|entry| (&entry.key, slots(entry))).collect();
+            let missing = bucket.missing_slots(slots, bucket.deadline(timeout)).await?;
+            Ok::<_, Error>(page.into_iter().zip(missing).collect::<Vec<_>>())
+        });
+        let mut found = found.buffered(AT_ONCE).boxed();
+        while let Some(page) = found.try_next().await? {
+            report.records += page.len() as u64;
+            for (entry, missing) in page {
+                if !missing.is_empty() {
+                    check_record(bucket, &entry, missing, repair, timeout, &mut report).await?;
+                }
             }
         }
         drop(found);
@@ -266,11 +268,8 @@ impl<T: Indexed> Bucket<T> {
         if !is_unique {
             return Ok(slots.iter().map(|(_, owner)| owner.clone()).collect());
         }
-        let owner = |(slot, _): &(Slot, Option<Key>)| {
-            let slot = slot.clone();
-            async move { self.claim_owner(&slot, deadline).await }
-        };
-        stream::iter(slots.iter().map(owner)).buffered(AT_ONCE).try_collect().await
+        let claims: Vec<Key> = slots.iter().map(|(slot, _)| slot.key.clone()).collect();
+        self.claim_owners(&claims, deadline).await
     }
 }
 

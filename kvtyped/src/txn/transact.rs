@@ -11,7 +11,7 @@ use super::declared_model::DeclaredModel;
 use super::error::{Abort, TransactError};
 use super::gate::{Activity, ContentionGate, Tracked};
 use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
-use crate::backend::{Backoff, Deadline, KeySpace, OnDrop, Precondition, RawEntry, Read, ReadAt, detached};
+use crate::backend::{Backoff, Deadline, KeySpace, OnDrop, Precondition, Read, detached};
 use crate::bucket::{Bucket, CasAttempts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
@@ -212,7 +212,7 @@ impl<T: KvModel> Bucket<T> {
     async fn commit_records(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
         let raw = self.raw(OPERATION)?;
         let keys = view.unread();
-        let entries = raw.read_many(&keys, Read::Leader, deadline).await?;
+        let entries = raw.read_many(KeySpace::Records, &keys, Read::Leader, deadline).await?;
         let records = view.records(&keys.into_iter().zip(entries).collect());
         let preconditions = view.read_preconditions();
         for precondition in
@@ -234,23 +234,18 @@ impl<T: KvModel> Bucket<T> {
     /// Checks at the leader that the reads are current. Then all of them were current at the moment of the last read.
     async fn validate_reads(&self, view: &ReadWriteSet, deadline: Deadline) -> Result<()> {
         let raw = self.raw(OPERATION)?;
-        let is_record = |precondition: &Precondition| precondition.space == KeySpace::Records;
-        let (records, claims): (Vec<_>, Vec<_>) = view.read_preconditions().into_iter().partition(is_record);
-        let conflict = |expected, entry: Option<RawEntry>| {
-            let actual = entry.map_or(Revision::ZERO, |entry| entry.revision);
-            (expected != actual).then(|| Error::new(ErrorKind::Conflict { expected, actual: Some(actual) }))
-        };
-        for Precondition { space, key, revision } in claims {
-            let entry = raw.read(space, &key, ReadAt::Newest(Read::Leader), deadline).await?;
-            if let Some(error) = conflict(revision, entry) {
-                return Err(error);
-            }
-        }
-        let keys: Vec<_> = records.iter().map(|precondition| precondition.key.clone()).collect();
-        let found = raw.read_many(&keys, Read::Leader, deadline).await?;
-        for (precondition, entry) in records.into_iter().zip(found) {
-            if let Some(error) = conflict(precondition.revision, entry) {
-                return Err(error.with_key(precondition.key.as_str()));
+        let reads = view.read_preconditions();
+        for space in [KeySpace::Index, KeySpace::Records] {
+            let reads = || reads.iter().filter(|read| read.space == space);
+            let keys: Vec<_> = reads().map(|read| read.key.clone()).collect();
+            let found = raw.read_many(space, &keys, Read::Leader, deadline).await?;
+            for (Precondition { key, revision: expected, .. }, entry) in reads().zip(found) {
+                let actual = entry.map_or(Revision::ZERO, |entry| entry.revision);
+                if *expected != actual {
+                    let error = Error::new(ErrorKind::Conflict { expected: *expected, actual: Some(actual) });
+                    // The key of a claim contains a value.
+                    return Err(if space == KeySpace::Records { error.with_key(key.as_str()) } else { error });
+                }
             }
         }
         Ok(())
