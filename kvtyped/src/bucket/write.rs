@@ -7,6 +7,7 @@ use futures::FutureExt;
 use super::content::{Content, Target};
 use super::decode;
 use super::handle::{Bucket, BucketInner};
+use super::index::write::Replaced;
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::modify::retry::{CasAttempts, CasRetry};
 use super::precondition::FenceResult;
@@ -288,8 +289,8 @@ impl<T: KvModel> Bucket<T> {
         Ok(revision)
     }
 
-    /// Sends one write of an indexed model. It reads the entry that it replaces, for its index values. A
-    /// write without an expected revision is retried until it is applied.
+    /// Sends one write of an indexed model. It reads the entry that it replaces, unless the index values of the expected
+    /// revision are known. A write without an expected revision is retried until it is applied.
     async fn send_indexed(
         &self,
         key: &Key,
@@ -300,6 +301,14 @@ impl<T: KvModel> Bucket<T> {
     ) -> Result<Revision> {
         if let Some(expected) = expected.filter(|revision| *revision > Revision::ZERO) {
             self.check_identity(key, expected, deadline).await?;
+            let epoch = self.inner.raw.identity().connection_epoch;
+            if let Some(old) = self.inner.known_values.take(key, expected, epoch) {
+                match self.write_indexed(key, (Replaced::Values(old), expected), content.clone(), on, deadline).await {
+                    // The record or a claim has changed. The read below finds out which.
+                    Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {}
+                    written => return written.map(|(revision, _)| revision),
+                }
+            }
         }
         let base = self.inner.raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
         self.send_over(key, base, content, expected, on, deadline).await
@@ -329,7 +338,8 @@ impl<T: KvModel> Bucket<T> {
                 let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(found) });
                 return Err(self.explain_conflict(conflict, deadline).await);
             }
-            match self.write_indexed(key, (base.as_ref(), found), content.clone(), on, deadline).await {
+            match self.write_indexed(key, (Replaced::Entry(base.as_ref()), found), content.clone(), on, deadline).await
+            {
                 Ok((revision, _)) => return Ok(revision),
                 Err(conflict) if matches!(conflict.kind(), ErrorKind::Conflict { .. }) => {
                     retry.observe_conflict(&conflict);

@@ -97,12 +97,15 @@ async fn read_owner<T: KvModel>(
     read: Read,
     deadline: Deadline,
 ) -> Result<Option<Entry<T>>> {
+    // Load the epoch of the connection before the requests.
+    let epoch = raw.identity().connection_epoch;
     for claim in lookup.claims()? {
         let (_, Some(claim)) = read_claim(raw, &claim, read, deadline).await? else { continue };
         let Some(entry) = raw.read(KeySpace::Records, &claim.owner, ReadAt::Newest(read), deadline).await? else {
             continue;
         };
         if let Some(found) = matching_record(bucket, lookup, &entry)? {
+            bucket.remember_values(&found, &entry.key, epoch);
             return Ok(Some(found));
         }
     }

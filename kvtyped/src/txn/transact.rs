@@ -134,13 +134,20 @@ impl<T: KvModel, F> Transact<'_, T, F> {
             bucket.follow_switch(deadline).await?;
             let run = TxAttempt::new(raw.clone(), bucket.schema(), DeclaredModel::new::<T>(), read, deadline);
             let result = closure(Tx::new(&run)).await;
-            let view = run.read_write_set();
+            let view = Arc::new(run.read_write_set());
             view.read.values().flatten().for_each(|entry| bucket.record_read(entry));
             let conflict = match result {
-                Ok(value) => match bucket.commit_gated(&gate, pass.is_some(), view, deadline).await {
+                Ok(value) => match bucket.commit_gated(&gate, pass.is_some(), &view, deadline).await {
                     Ok(()) => return Ok(value),
                     Err(error) if error.is_stale_schema() || matches!(error.kind(), ErrorKind::Conflict { .. }) => {
                         error
+                    }
+                    // The closure may have looked the value up before its owner took it.
+                    Err(error) if matches!(error.kind(), ErrorKind::NotUnique { .. }) => {
+                        match bucket.validate_reads(&view, deadline).await {
+                            Err(conflict) if matches!(conflict.kind(), ErrorKind::Conflict { .. }) => conflict,
+                            Ok(()) | Err(_) => return Err(error.into()),
+                        }
                     }
                     Err(error) => return Err(error.into()),
                 },
@@ -163,13 +170,13 @@ impl<T: KvModel> Bucket<T> {
         &self,
         gate: &Arc<ContentionGate>,
         has_pass: bool,
-        view: ReadWriteSet,
+        view: &Arc<ReadWriteSet>,
         deadline: Deadline,
     ) -> Result<()> {
         if has_pass || view.is_read_only() {
-            return self.commit_attempt(&view, deadline).await;
+            return self.commit_attempt(view, deadline).await;
         }
-        let (bucket, gate) = (self.clone(), Arc::clone(gate));
+        let (bucket, gate, view) = (self.clone(), Arc::clone(gate), Arc::clone(view));
         let work = async move {
             // The semaphore is never closed.
             let _sending = deadline.timeout(gate.sending.acquire()).await?;
@@ -243,8 +250,7 @@ impl<T: KvModel> Bucket<T> {
                 let actual = entry.map_or(Revision::ZERO, |entry| entry.revision);
                 if *expected != actual {
                     let error = Error::new(ErrorKind::Conflict { expected: *expected, actual: Some(actual) });
-                    // The key of a claim contains a value.
-                    return Err(if space == KeySpace::Records { error.with_key(key.as_str()) } else { error });
+                    return Err(space.name_key(error, key));
                 }
             }
         }

@@ -86,7 +86,7 @@ async fn get_single(
     deadline: Deadline,
 ) -> Result<(usize, Option<RawEntry>)> {
     let entry = get(context, space, key, ReadAt::Newest(read), deadline).await;
-    Ok((at, entry.map_err(|error| error.with_key(key.as_str()))?))
+    Ok((at, entry.map_err(|error| space.name_key(error, key))?))
 }
 
 /// The distinct keys with their answers.
