@@ -13,7 +13,7 @@ use super::content::Content;
 use super::decode;
 use super::handle::Bucket;
 use super::verb::verb;
-use super::write::check_ttl;
+use super::write::{WriteOver, check_ttl};
 use crate::backend::{KeySpace, RawEntry, Read, WriteKind, next_output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
@@ -179,7 +179,18 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
                     let deadline = bucket.deadline(timeout);
                     running.push(Either::Right(async move {
                         let sent = match base {
-                            Some(base) => bucket.send_over(&key, base, content, None, None, deadline).boxed().await,
+                            Some(base) => {
+                                bucket
+                                    .send_over(
+                                        &key,
+                                        base,
+                                        content,
+                                        WriteOver { is_one_of_many: true, ..WriteOver::default() },
+                                        deadline,
+                                    )
+                                    .boxed()
+                                    .await
+                            }
                             None => bucket.send_content(&key, content, None, None, deadline).await,
                         };
                         let located = |error: Error| error.with_context(operation, bucket.name(), Some(key.as_str()));

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use super::content::{Content, Target};
 use super::decode;
 use super::handle::{Bucket, BucketInner};
-use super::index::write::Replaced;
+use super::index::write::{IndexedWrite, Replaced};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::modify::retry::{CasAttempts, CasRetry};
 use super::precondition::FenceResult;
@@ -187,6 +187,17 @@ pub(super) struct WriteConditions {
     pub(super) timeout: Option<Duration>,
 }
 
+/// The conditions of a write of an indexed model.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WriteOver<'a> {
+    /// The revision that the key must have.
+    pub(super) expected: Option<Revision>,
+    /// The precondition on another record.
+    pub(super) on: Option<&'a Precondition>,
+    /// Whether many writes are sent at once.
+    pub(super) is_one_of_many: bool,
+}
+
 impl<T: KvModel> Bucket<T> {
     /// Encodes a record for the schema version that the bucket takes. `headers` replaces the headers of the record.
     pub(super) fn encode_record(
@@ -303,7 +314,9 @@ impl<T: KvModel> Bucket<T> {
             self.check_identity(key, expected, deadline).await?;
             let epoch = self.inner.raw.identity().connection_epoch;
             if let Some(old) = self.inner.known_values.take(key, expected, epoch) {
-                match self.write_indexed(key, (Replaced::Values(old), expected), content.clone(), on, deadline).await {
+                let (old, content) = (Replaced::Values(old), content.clone());
+                let write = IndexedWrite { old, expected, content, on, is_one_of_many: false };
+                match self.write_indexed(key, write, deadline).await {
                     // The record or a claim has changed. The read below finds out which.
                     Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {}
                     written => return written.map(|(revision, _)| revision),
@@ -311,7 +324,7 @@ impl<T: KvModel> Bucket<T> {
             }
         }
         let base = self.inner.raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
-        self.send_over(key, base, content, expected, on, deadline).await
+        self.send_over(key, base, content, WriteOver { expected, on, is_one_of_many: false }, deadline).await
     }
 
     /// Sends one write of an indexed model over the entry that a server returned for its key, or over a later one.
@@ -320,10 +333,10 @@ impl<T: KvModel> Bucket<T> {
         key: &Key,
         mut base: Option<RawEntry>,
         content: Content,
-        expected: Option<Revision>,
-        on: Option<&Precondition>,
+        over: WriteOver<'_>,
         deadline: Deadline,
     ) -> Result<Revision> {
+        let WriteOver { expected, on, is_one_of_many } = over;
         let raw = &self.inner.raw;
         let (mut retry, mut attempts) = (CasRetry::new(), CasAttempts::new(None));
         let mut is_confirmed = !self.config().may_be_behind();
@@ -338,8 +351,9 @@ impl<T: KvModel> Bucket<T> {
                 let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(found) });
                 return Err(self.explain_conflict(conflict, deadline).await);
             }
-            match self.write_indexed(key, (Replaced::Entry(base.as_ref()), found), content.clone(), on, deadline).await
-            {
+            let (old, content) = (Replaced::Entry(base.as_ref()), content.clone());
+            let write = IndexedWrite { old, expected: found, content, on, is_one_of_many };
+            match self.write_indexed(key, write, deadline).await {
                 Ok((revision, _)) => return Ok(revision),
                 Err(conflict) if matches!(conflict.kind(), ErrorKind::Conflict { .. }) => {
                     retry.observe_conflict(&conflict);

@@ -18,6 +18,19 @@ use crate::model::KvModel;
 use crate::model::index::{IndexValues, values_of};
 use crate::revision::Revision;
 
+/// A write of a record with its index entries.
+pub(crate) struct IndexedWrite<'a> {
+    /// The record that the write replaces.
+    pub(crate) old: Replaced<'a>,
+    /// The revision of that record.
+    pub(crate) expected: Revision,
+    pub(crate) content: Content,
+    /// The precondition on another record.
+    pub(crate) on: Option<&'a Precondition>,
+    /// Whether many writes are sent at once.
+    pub(crate) is_one_of_many: bool,
+}
+
 /// What a write knows of the record that it replaces.
 pub(crate) enum Replaced<'a> {
     /// The entry of the key, if there is one.
@@ -55,11 +68,10 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) async fn write_indexed(
         &self,
         key: &Key,
-        (old, expected): (Replaced<'_>, Revision),
-        mut content: Content,
-        on: Option<&Precondition>,
+        write: IndexedWrite<'_>,
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
+        let IndexedWrite { old, expected, mut content, on, is_one_of_many } = write;
         let (index, target) = (content.index.take(), content.target);
         let write = content.write(key.clone()).if_revision(expected);
         // Load the epoch of the connection before the request.
@@ -75,7 +87,9 @@ impl<T: KvModel> ReadBucket<T> {
             }
             false => {
                 let count = changes.entries.len() + changes.claims.len() + 2;
-                let means = if self.has_cheap_batches(count) { Means::Batch } else { Means::Singly };
+                // A server takes a limited number of batches at once, so single writes are faster in bulk.
+                let is_batch = !is_one_of_many && self.has_cheap_batches(count);
+                let means = if is_batch { Means::Batch } else { Means::Singly };
                 let attempt = Attempt::new(key.clone(), expected, changes, means);
                 self.drive(attempt, RecordWrite { write, expected, target, on, deadline }).boxed().await?
             }

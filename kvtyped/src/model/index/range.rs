@@ -89,18 +89,6 @@ pub enum By {
     PowerOfTen(usize),
 }
 
-/// Returns the number of segments of an index. Called from generated code.
-#[doc(hidden)]
-pub const fn range_segments<F: RangeField>(by: By) -> usize {
-    <F::Value as RangeValue>::SCALE.depth(by)
-}
-
-/// Whether the type of a field fits the attribute `by`. Called from generated code.
-#[doc(hidden)]
-pub const fn has_range<F: RangeField>(by: By) -> bool {
-    <F::Value as RangeValue>::SCALE.has(by)
-}
-
 /// The most patterns of a lookup. Each is a request.
 const MAX_PREFIXES: usize = 64;
 
