@@ -5,7 +5,6 @@ use kvtyped::backend::Write;
 use kvtyped::index::IndexCursor;
 use kvtyped::key::ModelKey;
 use kvtyped::prelude::*;
-use kvtyped::txn::TransactError;
 use kvtyped::{ErrorKind, Key, Read};
 
 use crate::index_probe::{IndexProbe, User, UserKey, user};

@@ -8,7 +8,7 @@ use kvtyped::prelude::*;
 use kvtyped::txn::TransactError;
 
 use crate::support::sentinels::Everything;
-use crate::support::{World, on_both_backends, unique};
+use crate::support::{on_both_backends, unique};
 
 const SECRET: &str = "s3cret-value-sentinel";
 const SECRET_KEY: &str = "s3cret-key-sentinel";

@@ -128,15 +128,12 @@ async fn replaced_leader_hides_no_acknowledged_entry() {
     needs!(WriteEpochs);
     let cluster = Cluster::start(3).await;
     let (_, leader, at_leader) = indexed_bucket(&cluster).await;
-    let stream = format!("KV_{}", at_leader.name());
     let other = Store::connect(cluster.node((leader + 1) % 3).url()).timeout(Duration::from_secs(30)).await.unwrap();
     let users = other.bucket::<User>().name(at_leader.name()).must_exist().on_drift(Drift::Adopt).await.unwrap();
     let raw = async_nats::connect(cluster.node(leader).url()).await.unwrap();
 
     cluster.node(leader).freeze();
     users.put(&user(5, "mail5")).timeout(Duration::from_secs(30)).await.unwrap();
-    let info = serde_json::json!({ "subjects_filter": format!("$KV.=i.{}.user.team.core.>", users.name()) });
-    let info = raw.request(format!("$JS.API.STREAM.INFO.{stream}"), info.to_string().into());
     let count = at_leader.count_by(User::by_team("core")).timeout(Duration::from_secs(30));
     let list = at_leader.list_by(User::by_team("core")).timeout(Duration::from_secs(30));
     // The requests wait in the socket of the stopped server, which confirms nothing.
@@ -145,8 +142,6 @@ async fn replaced_leader_hides_no_acknowledged_entry() {
         cluster.node(leader).thaw();
     };
     let list = async { list.await.unwrap().try_collect::<Vec<_>>().await.unwrap().len() };
-    let (info, count, list, ()) = tokio::join!(info, count, list, thaw);
+    let (count, list, ()) = tokio::join!(count.into_future(), list, thaw);
     assert_eq!((count.unwrap(), list), (6, 6));
-    let info: serde_json::Value = serde_json::from_slice(&info.unwrap().payload).unwrap();
-    println!("the replaced leader listed {} of 6 entries", info["total"]);
 }

@@ -125,11 +125,16 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     /// Removes the record of a key, whether it exists or not. The history and a delete marker remain.
+    ///
+    /// If the record is of another model with indexes, its index entries stay until
+    /// [`verify_indexes`](crate::Bucket::verify_indexes) repairs them. [`transact`](crate::Bucket::transact) with
+    /// [`Tx::model`](super::Tx::model) erases them.
     pub fn delete<K: ModelKey>(self, key: &K) -> Self {
         self.removal(key, WriteKind::Delete)
     }
 
-    /// Removes the record of a key with its history. A delete marker remains, without a limit or for its TTL.
+    /// Removes the record of a key with its history. A delete marker remains, without a limit or for its TTL. See
+    /// [`delete`](Self::delete) for a record of another model with indexes.
     pub fn purge<K: ModelKey>(self, key: &K) -> Self {
         self.removal(key, WriteKind::Purge)
     }
