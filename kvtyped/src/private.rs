@@ -13,7 +13,7 @@ pub use crate::key::{
 pub use crate::model::VersionSchema;
 pub use crate::model::index::{
     By, IndexArgument, IndexInfo, IndexKind, IndexRange, IndexValues, Indexable, Indexed, Lookup, Many, One,
-    RangeField, RangeValue, each_value,
+    RangeField, RangeValue,
 };
 pub use crate::model::upgraded::{
     Downgraded, Upgraded, can_write, decode_first, decode_next, encode_version, is_older, is_version,

@@ -1,6 +1,6 @@
 //! The indexes of a model: their definitions, the values of a record, and the functions that create lookups.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Generics, Ident, WherePredicate, parse_quote};
@@ -41,18 +41,27 @@ fn role(index: &Index) -> Ident {
 /// Returns `<Type as Indexable>::item` or `RangeField`. An unsuitable type is reported at the type, and once: each use of
 /// this path has the same error.
 fn of_field(private: &TokenStream, index: &Index, field: &Field<'_>, item: &str) -> TokenStream {
-    let ty = field.ty;
+    let (ty, role) = (field.ty, role(index));
     let span = Span::call_site().located_at(ty.span());
-    let (mut role, item) = (role(index), Ident::new(item, span));
-    role.set_span(span);
-    quote_spanned!(span=> <#ty as #private::#role>::#item)
+    let (role, item) = (located(&quote!(#private::#role), span), Ident::new(item, span));
+    quote_spanned!(span=> <#ty as #role>::#item)
+}
+
+/// Returns the tokens with this span.
+fn located(tokens: &TokenStream, span: Span) -> TokenStream {
+    let with_span = |mut token: TokenTree| {
+        token.set_span(span);
+        token
+    };
+    tokens.clone().into_iter().map(with_span).collect()
 }
 
 /// Returns the levels of the values of a field that is searched by range.
 fn scale_of(private: &TokenStream, index: &Index, field: &Field<'_>) -> TokenStream {
     let value = of_field(private, index, field, "Value");
     let span = Span::call_site().located_at(field.ty.span());
-    quote_spanned!(span=> <#value as #private::RangeValue>::SCALE)
+    let role = located(&quote!(#private::RangeValue), span);
+    quote_spanned!(span=> <#value as #role>::SCALE)
 }
 
 /// Returns the name of the private function that calls the function of an index.
@@ -114,25 +123,23 @@ fn values(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) ->
     if let ([field], Some(_)) = (&*fields, &index.with) {
         let (ident, converter) = (field.ident, converter(at));
         return quote! {
-            #private::each_value(&Self::#converter(&self.#ident), &mut |__value| {
-                out.push(#at, |__text| { let _ = __text.segment(__value); })
+            #private::Indexable::each_segment(&Self::#converter(&self.#ident), &mut |__segment| {
+                out.push(#at, |__text| __text.escaped(__segment))
             });
         };
     }
     if let ([field], Some((level, _))) = (&*fields, &index.by) {
         let (ident, level) = (field.ident, by(private, *level));
-        let each_value = of_field(private, index, field, "each_value");
+        let each_text = of_field(private, index, field, "each_text");
         return quote! {
-            #each_value(&self.#ident, &mut |__value| {
-                out.push(#at, |__text| { let _ = __text.range(__value, #level); })
-            });
+            #each_text(&self.#ident, #level, &mut |__levels| out.push(#at, |__text| __text.escaped(__levels)));
         };
     }
     let locals: Vec<Ident> = (0..fields.len()).map(|at| format_ident!("__value_{at}")).collect();
-    let push = quote!(out.push(#at, |__text| { let _ = __text #(.segment(#locals))*; }));
+    let push = quote!(out.push(#at, |__text| { #(__text.escaped(#locals);)* }));
     let nested = fields.iter().zip(&locals).rev().fold(push, |inner, (field, local)| {
-        let (ident, each_value) = (field.ident, of_field(private, index, field, "each_value"));
-        quote!(#each_value(&self.#ident, &mut |#local| #inner))
+        let (ident, each_segment) = (field.ident, of_field(private, index, field, "each_segment"));
+        quote!(#each_segment(&self.#ident, &mut |#local| #inner))
     });
     quote!(#nested;)
 }

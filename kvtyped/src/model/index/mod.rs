@@ -15,7 +15,7 @@ mod argument;
 pub use self::argument::{IndexArgument, IndexRange};
 pub use self::card::{IndexCard, IndexState};
 pub use self::claim::Claim;
-pub use self::indexable::{Indexable, each_value};
+pub use self::indexable::Indexable;
 pub use self::info::{IndexInfo, IndexKind};
 pub use self::layout::{claim_key, claims, entries, entries_of_record, entry_key, parse_claim, parse_entry};
 pub use self::lookup::{Lookup, Many, One, UniqueLookup};

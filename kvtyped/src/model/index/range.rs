@@ -33,6 +33,17 @@ pub trait RangeField {
 
     /// Calls `each` with each value of the field.
     fn each_value(&self, each: &mut dyn FnMut(&Self::Value));
+
+    /// Calls `each` with the text of each value, up to the finest level. Called from generated code, like
+    /// [`Indexable::each_segment`](super::Indexable).
+    #[doc(hidden)]
+    fn each_text(&self, by: By, each: &mut dyn FnMut(&str)) {
+        self.each_value(&mut |value| {
+            let (scale, mut levels) = (Self::Value::SCALE, value.levels());
+            levels.truncate(scale.depth(by));
+            each(&scale.segments(&levels).collect::<Vec<_>>().join("."));
+        });
+    }
 }
 
 #[diagnostic::do_not_recommend]
