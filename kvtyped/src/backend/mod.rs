@@ -382,9 +382,10 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Option<RawEntry>>>;
 
-    /// Reads the newest entry of each key of the records. Returns one result per key, in the order of the keys.
+    /// Reads the newest entry of each key. Returns one result per key, in the order of the keys.
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
