@@ -105,6 +105,8 @@ impl BucketState {
                 write.precondition.as_ref().map_or_else(|| write.key.clone(), |precondition| precondition.key.clone());
             let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
                 true => error.with_key(expected_key.as_str()),
+                // The key of an index entry contains a value, which no error shows.
+                false if write.is_index_entry() => error,
                 false => error.with_key(write.key.as_str()),
             })?;
             sizes.push(size);
