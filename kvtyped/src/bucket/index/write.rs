@@ -31,7 +31,7 @@ pub(crate) struct IndexedWrite<'a> {
     pub(crate) is_one_of_many: bool,
 }
 
-/// What a write knows of the record that it replaces.
+/// The record that a write replaces, as far as the writer knows it.
 pub(crate) enum Replaced<'a> {
     /// The entry of the key, if there is one.
     Entry(Option<&'a RawEntry>),
@@ -101,9 +101,9 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     /// Remembers the index values of a record that was read.
-    pub(crate) fn remember_values(&self, entry: &Entry<T>, key: &Key, epoch: u64) {
+    pub(crate) fn remember_values(&self, entry: &RawEntry, record: &Entry<T>, epoch: u64) {
         if !T::__INDEXES.is_empty() {
-            self.inner.known_values.remember(key, entry.revision(), epoch, values_of::<T>(entry));
+            self.inner.known_values.remember(&entry.key, entry.revision, epoch, values_of::<T>(record));
         }
     }
 
