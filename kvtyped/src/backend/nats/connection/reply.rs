@@ -9,7 +9,7 @@ use futures::future::select_all;
 use tokio::time::Instant;
 
 use crate::backend::Deadline;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, without_index_value};
 
 /// The result of a request.
 pub(crate) enum Reply {
@@ -54,7 +54,7 @@ impl Reply {
     pub(crate) fn into_error(self, deadline: Deadline) -> Error {
         match self {
             Self::PermissionDenied(subject) => {
-                Error::new(ErrorKind::PermissionDenied { subject: without_index_values(subject) })
+                Error::new(ErrorKind::PermissionDenied { subject: without_index_value(subject) })
             }
             Self::Closed => Error::new(ErrorKind::Closed),
             Self::NotSent(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
@@ -81,34 +81,4 @@ pub(crate) async fn first_reply<R: AwaitReply>(requests: &mut [R], until: Instan
     }
     let (reply, index, _) = select_all(requests.iter_mut().map(|request| request.wait(until).boxed())).await;
     (reply, index)
-}
-
-/// Ends the subject of an index entry at the name of its bucket: the rest contains a value. The result is the subject to
-/// allow.
-fn without_index_values(mut subject: String) -> String {
-    const ENTRIES: &str = "$KV.=i.";
-    let bucket = subject.find(ENTRIES).map(|start| start + ENTRIES.len());
-    if let Some((bucket, length)) = bucket.and_then(|bucket| Some((bucket, subject[bucket..].find('.')?))) {
-        subject.truncate(bucket + length);
-        subject.push_str(".>");
-    }
-    subject
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_index_values;
-
-    #[test]
-    fn denied_subject_shows_no_indexed_value() {
-        for (subject, shown) in [
-            ("$KV.=i.users.user.email.ada.1", "$KV.=i.users.>"),
-            ("$JS.hub.API.$KV.=i.users.user.email.ada.1", "$JS.hub.API.$KV.=i.users.>"),
-            ("$JS.API.DIRECT.GET.KV_users.$KV.=i.users.user.email.ada", "$JS.API.DIRECT.GET.KV_users.$KV.=i.users.>"),
-            ("$KV.users.ada", "$KV.users.ada"),
-            ("$JS.API.STREAM.PURGE.KV_users", "$JS.API.STREAM.PURGE.KV_users"),
-        ] {
-            assert_eq!(without_index_values(subject.to_owned()), shown);
-        }
-    }
 }

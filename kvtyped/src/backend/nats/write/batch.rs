@@ -77,16 +77,12 @@ impl<'a> BatchMessages<'a> {
         messages.rotate_batch_id();
         let limit = context.max_message_size();
         for request in &messages.requests {
-            // The key of an index entry contains a value, which no error shows.
-            let located = |error: Error| match request.write.is_index_entry() {
-                true => error,
-                false => error.with_key(request.write.key.as_str()),
-            };
-            request.check().map_err(located)?;
+            let named = |error| request.write.space.name_key(error, &request.write.key);
+            request.check().map_err(named)?;
             // The server would report a message that is too large only as an incomplete batch.
             if limit.is_some_and(|limit| request.size > limit) {
                 let size = Some(request.size);
-                return Err(located(Error::new(ErrorKind::TooLarge { size, limit })));
+                return Err(named(Error::new(ErrorKind::TooLarge { size, limit })));
             }
         }
         Ok(messages)
