@@ -6,14 +6,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::follow_record::erase_slot;
 use crate::backend::{Deadline, KeySpace, ListKeysRequest, RawEntry, ScanRequest};
-use crate::bucket::index::clean::CleanEnd;
 use crate::bucket::index::repair::is_same;
 use crate::bucket::index::slot::Slot;
 use crate::bucket::{Bucket, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Pattern};
 use crate::model::index::{IndexInfo, Indexed, claims, entries, parse_claim, parse_entry};
+use crate::revision::Revision;
 
 const OPERATION: &str = "verify_indexes";
 
@@ -97,6 +98,12 @@ pub struct IndexCheck {
     pub duplicates: Vec<(String, String)>,
 }
 
+impl IndexCheck {
+    pub(super) fn new(info: &IndexInfo) -> Self {
+        Self { index: info.name, entries: 0, missing: 0, stale: 0, repaired: 0, duplicates: Vec::new() }
+    }
+}
+
 impl IndexReport {
     /// Whether every record has its entries and every entry its record.
     pub fn is_clean(&self) -> bool {
@@ -125,15 +132,7 @@ impl<T: Indexed> VerifyIndexes<'_, T> {
 
     async fn steps(self) -> Result<IndexReport> {
         let Self { bucket, repair, timeout } = self;
-        let check = |info: &IndexInfo| IndexCheck {
-            index: info.name,
-            entries: 0,
-            missing: 0,
-            stale: 0,
-            repaired: 0,
-            duplicates: Vec::new(),
-        };
-        let mut report = IndexReport { records: 0, indexes: T::__INDEXES.iter().map(check).collect() };
+        let mut report = IndexReport { records: 0, indexes: T::__INDEXES.iter().map(IndexCheck::new).collect() };
         let request = bucket.scan_request(vec![Pattern::all()].into(), timeout);
         let records = bucket.scan(OPERATION, ScanRequest { headers_only: false, ..request })?;
         let found = records.map(|item| async move {
@@ -205,7 +204,7 @@ async fn check_record<T: Indexed>(
 }
 
 /// Counts the entries or claims of an index, and removes the stale ones.
-async fn check_entries<T: Indexed>(
+pub(super) async fn check_entries<T: Indexed>(
     bucket: &Bucket<T>,
     (index, info): (usize, &'static IndexInfo),
     repair: bool,
@@ -223,6 +222,11 @@ async fn check_entries<T: Indexed>(
             let slots: Vec<_> = keys.iter().filter_map(|key| parse(model, index, info, key)).collect();
             check.entries += slots.len() as u64;
             let owners = bucket.owners_of(&slots, info.is_unique(), deadline).await?;
+            // Entries of records that are written from now on are newer.
+            let through = match info.is_eventual {
+                true => bucket.refresh_status(deadline).await?.last_revision,
+                false => Revision::ZERO,
+            };
             let known: Vec<Key> = owners.iter().flatten().cloned().collect();
             let records = bucket.newest_of(&known, deadline).await?;
             for ((slot, _), owner) in slots.into_iter().zip(owners) {
@@ -233,9 +237,10 @@ async fn check_entries<T: Indexed>(
                 }
                 check.stale += 1;
                 if repair {
+                    let through = records.get(&owner).map_or(through, |record| record.revision);
                     let owner = (!info.is_unique()).then_some(owner);
-                    let end = bucket.clean_slot(slot, owner, bucket.deadline(timeout)).await?;
-                    check.repaired += u64::from(matches!(end, CleanEnd::Erase(_)));
+                    let is_erased = erase_slot(bucket, slot, owner, info, through, timeout).await?;
+                    check.repaired += u64::from(is_erased);
                 }
             }
         }

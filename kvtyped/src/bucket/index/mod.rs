@@ -9,6 +9,7 @@ pub(crate) mod store;
 mod write;
 pub(crate) mod batch;
 pub(crate) mod repair;
+pub(crate) mod synced;
 
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) fn slots_of(&self, entry: &RawEntry, is_selected: impl Fn(&IndexInfo) -> bool) -> Vec<Slot> {
         let values: IndexValues = stored_values::<T>(Some(entry)).unwrap_or_default();
         // A value that is too long has no entry: it was stored before the index existed.
-        let slot = |value| Slot::new::<T>(value, &entry.key).ok().flatten();
+        let slot = |value| Slot::of_any::<T>(value, &entry.key).ok().flatten();
         values.iter().filter_map(slot).filter(|slot| slot.info::<T>().is_some_and(&is_selected)).collect()
     }
 
@@ -42,6 +42,39 @@ impl<T: KvModel> ReadBucket<T> {
         };
         let found: Result<Vec<_>> = join_all(slots.into_iter().map(holds)).await.into_iter().collect();
         Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// Returns the slots of a record that have to be stored: they do not exist, name another record, or may be about to be
+    /// erased. The latter is impossible for a slot that is newer than the record. `is_kept` is whether the writers of an
+    /// index have kept the entries of this record.
+    pub(crate) async fn unsure_slots(
+        &self,
+        entry: &RawEntry,
+        slots: Vec<Slot>,
+        is_kept: impl Fn(&IndexInfo) -> bool,
+        deadline: Deadline,
+    ) -> Result<Vec<Slot>> {
+        let unsure = |slot: Slot| {
+            let is_kept = slot.info::<T>().is_some_and(&is_kept);
+            async move {
+                let at = ReadAt::Newest(Read::Leader);
+                let found = self.inner.raw.read(KeySpace::Index, &slot.key, at, deadline).await?;
+                let is_claim = slot.info::<T>().is_some_and(IndexInfo::is_unique);
+                let is_own = |found: &RawEntry| {
+                    !is_claim || super::store::stored_claim(found).is_ok_and(|claim| claim.owner == entry.key)
+                };
+                let is_sure =
+                    found.is_some_and(|found| is_own(&found) && (is_kept || found.revision > entry.revision));
+                Ok((!is_sure).then_some(slot))
+            }
+        };
+        let found: Result<Vec<_>> = join_all(slots.into_iter().map(unsure)).await.into_iter().collect();
+        Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// Erases an entry that only followers write, up to a revision.
+    pub(crate) async fn erase_followed(&self, slot: &Slot, through: Revision, deadline: Deadline) -> Result<()> {
+        self.inner.raw.purge_through(KeySpace::Index, &slot.key, through, deadline).await.map(drop)
     }
 
     /// Stores entries and claims of a record that was read, whether they exist or not.

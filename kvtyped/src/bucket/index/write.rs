@@ -4,8 +4,8 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, Task};
-use super::slot::{Slot, slot_changes};
-use super::store::{claim_body, stored_values, write_reply};
+use super::slot::{Slot, replaced_values, slot_changes};
+use super::store::{claim_body, write_reply};
 use crate::backend::{Batch, Deadline, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::handle::ReadBucket;
@@ -14,6 +14,7 @@ use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::model::KvModel;
+use crate::model::index::kept_by_writers;
 use crate::revision::Revision;
 
 /// A write of a record over a known revision.
@@ -41,9 +42,12 @@ impl<T: KvModel> ReadBucket<T> {
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
         let (index, target) = (content.index.take(), content.target);
+        if index.is_some() {
+            content.headers = content.headers.with_indexes(kept_by_writers(T::__INDEXES));
+        }
         let write = content.write(key.clone()).if_revision(expected);
         let changes = match &index {
-            Some(new) => slot_changes::<T>(key, stored_values::<T>(base).as_ref(), new)?,
+            Some(new) => slot_changes::<T>(key, &replaced_values::<T>(base), new)?,
             None => Default::default(),
         };
         let (revision, id) = match changes.is_empty() {
