@@ -29,6 +29,7 @@ mod import_circles;
 mod index_cards;
 mod index_entries;
 mod index_faults;
+mod index_follower;
 mod index_lookups;
 mod index_probe;
 mod index_reads;

@@ -75,7 +75,16 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     pub(super) fn list_of(&self, lookup: Lookup<T, Many>) -> ListBy<'_, T> {
-        ListBy { bucket: self, lookup, is_descending: false, after: None, limit: None, read: Read::Any, at_least: None, timeout: None }
+        ListBy {
+            bucket: self,
+            lookup,
+            is_descending: false,
+            after: None,
+            limit: None,
+            read: Read::Any,
+            at_least: None,
+            timeout: None,
+        }
     }
 }
 

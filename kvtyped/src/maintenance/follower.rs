@@ -36,6 +36,9 @@ const STORE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the age is reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The shortest time between two searches for stale entries.
+const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest time between two stored positions in a bucket whose delete markers do not expire.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -142,6 +145,8 @@ struct Term<'a, 'd, T: Indexed> {
     started: (Instant, SystemTime),
     /// The time of the last search for stale entries. Zero asks for one.
     swept: u64,
+    /// When this term may search for them again.
+    next_sweep: Instant,
     /// Whether the records of the bucket are being listed.
     is_listing: bool,
     /// Whether the listing has ended, and its repairs have not.
@@ -193,6 +198,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
             after,
             started: (now, status.now),
             swept,
+            next_sweep: now,
             is_listing: resumed.is_none(),
             is_listed: false,
             is_complete: resumed.is_some(),
@@ -242,11 +248,12 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
                 }
                 swept = &mut sweep, if !sweep.is_terminated() => match swept {
                     Ok(repairs) => {
-                        self.swept = self.server_seconds();
+                        (self.swept, self.next_sweep) = (self.server_seconds(), Instant::now() + SWEEP_PAUSE);
                         self.has_changed = true;
                         self.report_repairs(repairs);
                     }
                     Err(error) if error.is_transient() => {
+                        self.next_sweep = Instant::now() + REPORT_INTERVAL;
                         tracing::warn!(bucket = bucket.name(), %error, "the search for stale index entries is repeated");
                     }
                     Err(error) => return Err(error),
@@ -287,6 +294,8 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
             }
             WatchUpdate::Alive(position) => {
                 self.open.last = self.open.last.max(position);
+                // Index entries are not events of the watch.
+                self.has_changed |= self.stored.is_none_or(|(reached, _)| position > reached);
                 self.note_current(true);
             }
             WatchUpdate::Lagging(_) | WatchUpdate::Interrupted(_) => {}
@@ -325,8 +334,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
                 let index = card.as_ref().and_then(|card| card.indexes.get(info.name));
                 index.is_some_and(|index| index.describes(info) && index.state.is_readable())
             };
-            let eventual: Vec<_> =
-                T::__INDEXES.iter().filter(|info| info.is_eventual && !is_readable(info)).collect();
+            let eventual: Vec<_> = T::__INDEXES.iter().filter(|info| info.is_eventual && !is_readable(info)).collect();
             if eventual.is_empty() {
                 return Ok(None);
             }
@@ -348,7 +356,8 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
     }
 
     fn is_sweep_due(&self) -> bool {
-        Duration::from_secs(self.server_seconds().saturating_sub(self.swept)) >= self.settings.sweep_every
+        let age = Duration::from_secs(self.server_seconds().saturating_sub(self.swept));
+        age >= self.settings.sweep_every && self.next_sweep <= Instant::now()
     }
 
     /// Returns when the position is stored next.
@@ -371,14 +380,15 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
         }
         let is_behind = !self.open.is_empty();
         let synced = Synced::new(T::__INDEXES, position, self.swept);
+        let mut reached = position;
         match self.bucket.write_synced(&synced, self.bucket.deadline(self.settings.timeout)).await {
-            Ok(()) => self.has_changed = is_behind,
+            Ok(revision) => (reached, self.has_changed) = (revision, is_behind),
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
                 tracing::debug!(bucket = self.bucket.name(), %error, "the position of the follower was not stored");
             }
         }
-        self.stored = Some((position, Instant::now()));
+        self.stored = Some((reached, Instant::now()));
         Ok(())
     }
 

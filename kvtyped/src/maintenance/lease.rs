@@ -65,7 +65,7 @@ impl JobLease {
     ///
     /// Returns `Unavailable`, with the holder, if another job has the lease.
     pub(super) async fn acquire<T: KvModel>(bucket: &Bucket<T>, job: Job, wait: Option<Duration>) -> Result<Self> {
-        Self::acquire_by(bucket, job, |request| async move {
+        Self::acquire_by(bucket, job, LeaseTimingOptions::default(), |request| async move {
             match wait {
                 None => acquire_now(&request).await,
                 Some(_) => acquire_within(&request, wait).await,
@@ -75,16 +75,22 @@ impl JobLease {
     }
 
     /// Takes the lease. Waits for as long as another process has it.
-    pub(super) async fn campaign<T: KvModel>(bucket: &Bucket<T>, job: Job) -> Result<Self> {
-        Self::acquire_by(bucket, job, |request| async move { acquire_within(&request, None).await }).await
+    pub(super) async fn campaign<T: KvModel>(bucket: &Bucket<T>, job: Job, ttl: Option<Duration>) -> Result<Self> {
+        let timing = LeaseTimingOptions { ttl, ..LeaseTimingOptions::default() };
+        Self::acquire_by(bucket, job, timing, |request| async move { acquire_within(&request, None).await }).await
     }
 
-    async fn acquire_by<T: KvModel, F>(bucket: &Bucket<T>, job: Job, acquire: impl FnOnce(AcquireRequest) -> F) -> Result<Self>
+    async fn acquire_by<T: KvModel, F>(
+        bucket: &Bucket<T>,
+        job: Job,
+        timing: LeaseTimingOptions,
+        acquire: impl FnOnce(AcquireRequest) -> F,
+    ) -> Result<Self>
     where
         F: Future<Output = Result<Lease>>,
     {
         let leases: Bucket<RecipeRecord<LeaseRecord>> = bucket.as_model();
-        let timing = LeaseTimingOptions::default().resolve()?;
+        let timing = timing.resolve()?;
         if check_bucket(leases.config(), Some(timing.ttl)).is_err() {
             return Ok(Self(None));
         }

@@ -211,7 +211,9 @@ pub(crate) async fn disk_full(name: &'static str, effort: Effort) -> Row {
         if !found.iter().map(|entry| entry.revision).eq(expected.iter().copied()) {
             row.violations.push(format!("round {round}: {} records of {}", found.len(), expected.len()));
         }
-        let erase = async |name: &str| small.purge_through(KeySpace::Records, &key(name), Revision::new(u64::MAX), deadline()).await;
+        let erase = async |name: &str| {
+            small.purge_through(KeySpace::Records, &key(name), Revision::new(u64::MAX), deadline()).await
+        };
         for entry in found.iter().take(20) {
             match erase(entry.key.as_str()).await {
                 Ok(_) => erased_while_full += 1,

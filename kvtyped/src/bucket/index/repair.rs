@@ -63,8 +63,7 @@ impl<T: KvModel> ReadBucket<T> {
                 let is_own = |found: &RawEntry| {
                     !is_claim || super::store::stored_claim(found).is_ok_and(|claim| claim.owner == entry.key)
                 };
-                let is_sure =
-                    found.is_some_and(|found| is_own(&found) && (is_kept || found.revision > entry.revision));
+                let is_sure = found.is_some_and(|found| is_own(&found) && (is_kept || found.revision > entry.revision));
                 Ok((!is_sure).then_some(slot))
             }
         };

@@ -77,11 +77,7 @@ pub(crate) struct Replaced {
 }
 
 /// Returns what a write changes.
-pub(crate) fn slot_changes<T: KvModel>(
-    record: &Key,
-    old: &Replaced,
-    new: &IndexValues,
-) -> Result<SlotChanges<Slot>> {
+pub(crate) fn slot_changes<T: KvModel>(record: &Key, old: &Replaced, new: &IndexValues) -> Result<SlotChanges<Slot>> {
     let nothing = IndexValues::default();
     let known = old.values.as_ref().unwrap_or(&nothing);
     let stored = if old.is_kept { known } else { &nothing };

@@ -57,8 +57,15 @@ impl Synced {
 
     /// Reads a stored position. `None` for a removed one, and for one that a newer version of this crate has written.
     fn decode(entry: &RawEntry) -> Option<Self> {
-        let stored: Self = serde_json::from_slice(&entry.value).ok().filter(|_| entry.is_live())?;
+        let mut stored: Self = serde_json::from_slice(&entry.value).ok().filter(|_| entry.is_live())?;
+        stored.revision = stored.reached_by(entry.revision).get();
         (stored.v <= VERSION).then_some(stored)
+    }
+
+    /// Returns the revision that is reached if the position is stored with a revision: that revision, if nothing is
+    /// between.
+    pub(crate) fn reached_by(&self, stored: Revision) -> Revision {
+        if self.revision.checked_add(1) == Some(stored.get()) { stored } else { self.revision() }
     }
 }
 
@@ -93,11 +100,11 @@ impl<T: KvModel> ReadBucket<T> {
         Ok(found.and_then(|entry| Some((Synced::decode(&entry)?, entry.created))))
     }
 
-    /// Stores the position of the follower.
-    pub(crate) async fn write_synced(&self, synced: &Synced, deadline: Deadline) -> Result<()> {
+    /// Stores the position of the follower. Returns the revision that is reached.
+    pub(crate) async fn write_synced(&self, synced: &Synced, deadline: Deadline) -> Result<Revision> {
         let body = serde_json::to_vec(synced).unwrap_or_default();
         let write = Write::new(key::<T>()?, WriteKind::Put(body.into()));
-        self.inner.write(write, None, None, deadline).await.map(drop)
+        self.inner.write(write, None, None, deadline).await.map(|revision| synced.reached_by(revision))
     }
 
     /// Waits until the follower has handled every change up to a revision.

@@ -30,11 +30,12 @@ fn entries() -> Vec<Model> {
 }
 
 fn unique() -> Vec<Model> {
-    let cases: [&[Program]; 4] = [
+    let cases: [&[Program]; 5] = [
         &[foreign(B), FOLLOW_TWICE, write(1, A)],
         &[foreign(B), FOLLOW, write(1, B)],
         &[write(0, B), foreign(A), FOLLOW],
         &[foreign(B), FOLLOW, FOLLOW, write(0, A)],
+        &[foreign(B), write(0, B), write(1, B)],
     ];
     cases.iter().map(|programs| Model::unique(programs)).collect()
 }
