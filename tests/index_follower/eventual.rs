@@ -4,7 +4,7 @@ use kvtyped::ErrorKind;
 use kvtyped::model::index::IndexState;
 
 use super::*;
-use crate::support::{World, on_both_backends, unique};
+use crate::support::{on_both_backends, unique};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
 #[kv(bucket = "late", name = "late", key = "{id}")]

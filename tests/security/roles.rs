@@ -1,6 +1,7 @@
 //! The documented permissions: they suffice, each is required, and everything else is denied.
 
 use kvtyped::Error;
+use std::future::IntoFuture;
 use std::sync::Mutex;
 
 use futures::future::join_all;
@@ -9,7 +10,7 @@ use kvtyped::Event;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
 use kvtyped::backend::{Backend, Deadline, KeySpace, ListKeysRequest, Read, ReadAt, Write};
 use kvtyped::config::{BucketConfig, WriteEpochs};
-use kvtyped::key::Pattern;
+use kvtyped::key::{ModelKey as _, Pattern};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, ReadBucket};
 use serde_json::Value;

@@ -8,8 +8,8 @@ use crate::revision::Revision;
 const OPERATION: &str = "synced_revision";
 
 impl<T: Indexed> ReadBucket<T> {
-    /// Returns the revision up to which the [follower](crate::Bucket::maintain_indexes) has handled all changes in an index.
-    /// `None` if no follower of the index has run.
+    /// Returns the revision that the [follower](crate::Bucket::maintain_indexes) of an index has reached: it has handled all
+    /// earlier changes. `None` if no follower of the index has run.
     ///
     /// The answer may be outdated when it arrives. `at_least` of a lookup, such as
     /// [`ListBy::at_least`](crate::index::ListBy::at_least), waits for a revision.

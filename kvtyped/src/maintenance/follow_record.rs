@@ -71,10 +71,10 @@ pub(super) fn is_kept<T: Indexed>(entry: &RawEntry) -> bool {
     entry.headers.indexes() == kept_by_writers(T::__INDEXES)
 }
 
-/// Stores the missing entries of a record, and erases its stale ones. Two processes may do this at once, beside any writer.
+/// Stores the missing entries of a record, and erases its stale ones. Two processes may do this at once, while others write.
 ///
-/// An entry is stored again even if it exists, unless the writer of the record has kept it: an earlier writer, for whom the
-/// record lost the value, may be about to erase it. The erasure has an older revision than the new entry.
+/// An entry is stored again even if it exists, unless the writer of the record has kept it. An earlier writer, which took the
+/// value from the record, may be about to erase the entry. The erasure has an older revision than the new entry.
 pub(super) async fn follow_record<T: Indexed>(
     bucket: &Bucket<T>,
     key: &Key,

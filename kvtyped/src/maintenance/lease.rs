@@ -35,7 +35,7 @@ pub(super) struct JobLease(Option<Lease>);
 pub(super) enum Job {
     /// A job over the records of a model, with its operation.
     Records(&'static str),
-    /// The follower of the indexes of a model, with its operation. It runs beside the jobs.
+    /// The follower of the indexes of a model, with its operation. It runs while jobs run, too.
     Follower(&'static str),
     /// A change of the card and the write epoch, with its operation. The configuration of a bucket has no
     /// compare-and-set.
