@@ -99,12 +99,12 @@ pub(super) async fn follow_record<T: Indexed>(
     if seen.is_listed {
         return Ok(repairs);
     }
-    erase_stale(bucket, key, seen, |info| info.is_eventual || !seen.is_kept, timeout, &mut repairs).await?;
+    erase_stale(bucket, key, |info| info.is_eventual || !seen.is_kept, timeout, &mut repairs).await?;
     let is_of_writers = |index: &usize| T::__INDEXES.get(*index).is_some_and(|info| !info.is_eventual);
     let has_stored = repairs.counts.iter().any(|(index, (stored, _))| *stored > 0 && is_of_writers(index));
     if has_stored && newest_of(bucket, key, timeout).await?.as_ref().is_none_or(is_kept::<T>) {
         // A writer may have replaced the record before its entries were stored, and has erased nothing then.
-        erase_stale(bucket, key, seen, |info| !info.is_eventual, timeout, &mut repairs).await?;
+        erase_stale(bucket, key, |info| !info.is_eventual, timeout, &mut repairs).await?;
     }
     Ok(repairs)
 }
@@ -163,7 +163,6 @@ async fn store<T: Indexed>(
 async fn erase_stale<T: Indexed>(
     bucket: &Bucket<T>,
     key: &Key,
-    seen: Seen,
     is_selected: impl Fn(&IndexInfo) -> bool,
     timeout: Option<Duration>,
     repairs: &mut Repairs,
@@ -181,24 +180,35 @@ async fn erase_stale<T: Indexed>(
         if listed.is_empty() {
             continue;
         }
-        let newest = newest_of(bucket, key, timeout).await?;
-        for entry in listed {
-            let Some((text, owner)) = parse_entry(model, info, entry.as_str()) else { continue };
-            let slot = Slot { index, text: text.to_owned(), key: entry.clone() };
-            if owner != key.as_str() || ReadBucket::<T>::has_slot(newest.as_ref(), &slot) {
-                continue;
+        let slots: Vec<Slot> = listed
+            .iter()
+            .filter_map(|entry| {
+                let (text, owner) = parse_entry(model, info, entry.as_str())?;
+                (owner == key.as_str()).then(|| Slot { index, text: text.to_owned(), key: entry.clone() })
+            })
+            .collect();
+        let mut newest = newest_of(bucket, key, timeout).await?;
+        if slots.iter().all(|slot| ReadBucket::<T>::has_slot(newest.as_ref(), slot)) {
+            continue;
+        }
+        let mut through = Revision::ZERO;
+        if info.is_eventual {
+            // The record is read after that revision, so entries that a later record needs are newer.
+            through = bucket.refresh_status(bucket.deadline(timeout)).await?.last_revision;
+            newest = newest_of(bucket, key, timeout).await?;
+        }
+        for slot in slots {
+            if !ReadBucket::<T>::has_slot(newest.as_ref(), &slot) {
+                let is_erased = erase_slot(bucket, slot, Some(key.clone()), info, through, timeout).await?;
+                repairs.erased(index, u64::from(is_erased));
             }
-            // Without a record, later entries are newer than the removal that was seen.
-            let through = newest.as_ref().map_or(seen.revision, |newest| newest.revision);
-            let is_erased = erase_slot(bucket, slot, Some(key.clone()), info, through, timeout).await?;
-            repairs.erased(index, u64::from(is_erased));
         }
     }
     Ok(())
 }
 
 /// Erases an entry or a claim that its record does not have. `owner` is the record of an entry, and `None` for a claim.
-/// `through` is the revision of the record, or an earlier one.
+/// For an eventual index, `through` is the last revision of the bucket before the record was read.
 pub(super) async fn erase_slot<T: Indexed>(
     bucket: &Bucket<T>,
     slot: Slot,
@@ -208,8 +218,7 @@ pub(super) async fn erase_slot<T: Indexed>(
     timeout: Option<Duration>,
 ) -> Result<bool> {
     if info.is_eventual {
-        // No writer stores such entries, and each follower stores its entries after it has read the record. So an entry
-        // that a later record needs is newer than this record.
+        // No writer stores such entries, and each follower stores them again after each change of the record.
         bucket.erase_followed(&slot, through, bucket.deadline(timeout)).await?;
         return Ok(true);
     }

@@ -367,7 +367,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
             _ if !self.is_complete => now + REPORT_INTERVAL,
             Some((_, at)) if self.has_changed => at + STORE_INTERVAL,
             Some((_, at)) => at + self.refresh,
-            None => now,
+            None => self.started.0,
         }
     }
 

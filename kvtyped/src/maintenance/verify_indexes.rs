@@ -222,7 +222,7 @@ pub(super) async fn check_entries<T: Indexed>(
             let slots: Vec<_> = keys.iter().filter_map(|key| parse(model, index, info, key)).collect();
             check.entries += slots.len() as u64;
             let owners = bucket.owners_of(&slots, info.is_unique(), deadline).await?;
-            // Entries of records that are written from now on are newer.
+            // Entries of records that are written after this revision are newer.
             let through = match info.is_eventual {
                 true => bucket.refresh_status(deadline).await?.last_revision,
                 false => Revision::ZERO,
@@ -237,7 +237,6 @@ pub(super) async fn check_entries<T: Indexed>(
                 }
                 check.stale += 1;
                 if repair {
-                    let through = records.get(&owner).map_or(through, |record| record.revision);
                     let owner = (!info.is_unique()).then_some(owner);
                     let is_erased = erase_slot(bucket, slot, owner, info, through, timeout).await?;
                     check.repaired += u64::from(is_erased);
