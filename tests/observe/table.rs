@@ -117,6 +117,7 @@ pub(super) const METHODS: &[(&str, &str)] = &[
     ("ReadBucket::synced_revision", "synced_revision"),
     ("Semaphore::available", "available"),
     ("Semaphore::holders", "holders"),
+    ("Store::account", "account"),
     ("Store::backup", "backup"),
     ("Store::buckets", "buckets"),
     ("Store::close", "close"),

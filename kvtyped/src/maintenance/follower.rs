@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::build_index::with_state;
 use super::follow_record::{IndexDuplicate, OPERATION, Repairs, Seen, follow_record, is_final, is_kept};
-use super::verify_indexes::{IndexCheck, check_entries};
+use super::verify_indexes::{Fingerprints, IndexCheck, check_entries};
 use crate::backend::{Backoff, RawEntry, StartFrom, next_output};
 use crate::bucket::index::synced::{FollowerState, Synced};
 use crate::bucket::{Bucket, decode};
@@ -430,10 +430,10 @@ async fn patiently<T: Indexed>(
 
 /// Erases the entries and claims of all indexes that no record matches.
 async fn sweep_stale<T: Indexed>(bucket: &Bucket<T>, timeout: Option<Duration>) -> Result<Repairs> {
-    let mut repairs = Repairs::default();
+    let (mut repairs, nothing) = (Repairs::default(), Fingerprints::default());
     for (index, info) in T::__INDEXES.iter().enumerate() {
         let mut check = IndexCheck::new(info);
-        check_entries(bucket, (index, info), true, timeout, &mut check).await?;
+        check_entries(bucket, (index, info), &nothing, true, timeout, &mut check).await?;
         repairs.erased(index, check.repaired);
     }
     Ok(repairs)

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use futures::future::join_all;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
-use super::slot::{Replaced, Slot, replaced_values, slot_changes};
+use super::slot::{BaseValues, Slot, replaced_values, slot_changes};
 use super::store::{claim_body, stored_values};
 use crate::backend::{Batch, Deadline, KeySpace, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::Target;
@@ -21,8 +21,8 @@ use crate::revision::Revision;
 pub(crate) struct ModelIndexes {
     indexes: &'static [IndexInfo],
     values: fn(Option<&RawEntry>) -> Option<IndexValues>,
-    replaced: fn(Option<&RawEntry>) -> Replaced,
-    changes: fn(&Key, &Replaced, &IndexValues) -> Result<SlotChanges<Slot>>,
+    replaced: fn(Option<&RawEntry>) -> BaseValues,
+    changes: fn(&Key, &BaseValues, &IndexValues) -> Result<SlotChanges<Slot>>,
 }
 
 impl ModelIndexes {

@@ -60,24 +60,24 @@ impl Slot {
 }
 
 /// Returns the index values of the record that a write replaces.
-pub(crate) fn replaced_values<T: KvModel>(base: Option<&RawEntry>) -> Replaced {
+pub(crate) fn replaced_values<T: KvModel>(base: Option<&RawEntry>) -> BaseValues {
     // Without a record, nothing needs an entry.
     let is_kept = base.is_none_or(|base| base.headers.indexes() == kept_by_writers(T::__INDEXES));
-    Replaced { values: stored_values::<T>(base), is_kept }
+    BaseValues { values: stored_values::<T>(base), is_kept }
 }
 
 /// The record that a write replaces.
 #[derive(Debug, Clone)]
-pub(crate) struct Replaced {
+pub(crate) struct BaseValues {
     /// The index values. `None` if the record does not decode: its entries then stay.
-    values: Option<IndexValues>,
+    pub(super) values: Option<IndexValues>,
     /// Whether the writer of the record has kept its entries. Otherwise they may be missing, or may be about to be erased
     /// by an earlier writer.
-    is_kept: bool,
+    pub(super) is_kept: bool,
 }
 
 /// Returns what a write changes.
-pub(crate) fn slot_changes<T: KvModel>(record: &Key, old: &Replaced, new: &IndexValues) -> Result<SlotChanges<Slot>> {
+pub(crate) fn slot_changes<T: KvModel>(record: &Key, old: &BaseValues, new: &IndexValues) -> Result<SlotChanges<Slot>> {
     let nothing = IndexValues::default();
     let known = old.values.as_ref().unwrap_or(&nothing);
     let stored = if old.is_kept { known } else { &nothing };
