@@ -54,11 +54,11 @@ async fn follower_without_the_permission_to_erase_fails() {
     "#;
     let server = Server::builder().config(config).auth().start().await;
     let url = |user: &str| format!("nats://{user}:{user}@{}", server.addr());
-    let admin = Store::connect(&url("admin")).await.unwrap();
+    let admin = Store::connect(url("admin")).await.unwrap();
     let users: Bucket<User> = admin.bucket().await.unwrap();
     users.put(&user(1, "ada")).await.unwrap();
     admin.raw("users").await.unwrap().delete(&key(1)).await.unwrap();
-    let clerk = Store::connect(&url("clerk")).timeout(5 * SECOND).await.unwrap();
+    let clerk = Store::connect(url("clerk")).timeout(5 * SECOND).await.unwrap();
     let follows: Bucket<User> = clerk.bucket().must_exist().await.unwrap();
     let ended = tokio::time::timeout(PATIENT, follows.maintain_indexes().into_future()).await;
     let error = ended.expect("it ends").unwrap_err();

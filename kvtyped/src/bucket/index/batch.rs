@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use futures::future::join_all;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
-use super::slot::{BaseValues, Slot, replaced_values, slot_changes};
-use super::store::{claim_body, stored_values};
+use super::slot::{BaseValues, Slot, slot_changes};
+use super::store::{claim_body, replaced_values, stored_values};
 use crate::backend::{Batch, Deadline, KeySpace, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::Target;
 use crate::bucket::handle::ReadBucket;

@@ -3,12 +3,10 @@
 use std::fmt;
 
 use super::attempt::SlotChanges;
-use super::store::stored_values;
-use crate::backend::RawEntry;
 use crate::error::Result;
 use crate::key::Key;
 use crate::model::KvModel;
-use crate::model::index::{IndexInfo, IndexValue, IndexValues, claim_key, entry_key, kept_by_writers};
+use crate::model::index::{IndexInfo, IndexValue, IndexValues, claim_key, entry_key};
 
 /// The address of an index entry, or of the claim of a unique value. Its `Debug` output does not contain the value.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -57,13 +55,6 @@ impl Slot {
     pub(crate) fn is_value_of(&self, values: &IndexValues) -> bool {
         values.of_index(self.index).any(|value| value.text == self.text)
     }
-}
-
-/// Returns the index values of the record that a write replaces.
-pub(crate) fn replaced_values<T: KvModel>(base: Option<&RawEntry>) -> BaseValues {
-    // Without a record, nothing needs an entry.
-    let is_kept = base.is_none_or(|base| base.headers.indexes() == kept_by_writers(T::__INDEXES));
-    BaseValues { values: stored_values::<T>(base), is_kept }
 }
 
 /// The record that a write replaces.

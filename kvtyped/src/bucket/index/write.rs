@@ -4,8 +4,8 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, Task};
-use super::slot::{BaseValues, Slot, replaced_values, slot_changes};
-use super::store::{claim_body, write_reply};
+use super::slot::{BaseValues, Slot, slot_changes};
+use super::store::{claim_body, replaced_values, write_reply};
 use crate::backend::{Batch, Deadline, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::entry::Entry;
