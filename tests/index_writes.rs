@@ -8,6 +8,7 @@ use kvtyped::{Change, ErrorKind};
 
 use crate::index_probe::{IndexProbe, User, UserKey, user};
 use crate::support::on_both_backends;
+use crate::support::sentinels::{Everything, VALUE};
 
 fn set<const N: usize>(keys: [&str; N]) -> BTreeSet<String> {
     keys.into_iter().map(str::to_owned).collect()
@@ -100,6 +101,35 @@ on_both_backends! {
         users.update(&user(1, "eve"), first).await.unwrap();
         users.create(&user(2, "ada")).await.unwrap();
         probe.check_quiet(6).await;
+    }
+
+    /// The key of an entry contains a value, so it is in no message either.
+    async fn messages_show_no_indexed_value(world: World) {
+        let users = IndexProbe::new(&world).await.users;
+        let everything = Everything::default();
+        let subscriber = tracing::subscriber::set_default(everything.clone());
+        let secret = |id| User { team: Some(VALUE.into()), tags: vec![VALUE.into()], ..user(id, VALUE) };
+        users.create(&secret(1)).await.unwrap();
+        users.modify(&UserKey::new(1), |user| user.tags.push(format!("{VALUE}.2"))).await.unwrap();
+        let too_long = User { email: format!("{VALUE}{}", "x".repeat(1_100)), ..secret(3) };
+        let mut errors = vec![
+            users.create(&secret(2)).await.unwrap_err(),
+            users.put(&too_long).await.unwrap_err(),
+        ];
+        errors.extend(users.put_many([&secret(4)]).results().await.unwrap().remove(0).err());
+        assert!(users.get_by(User::by_email(VALUE)).await.unwrap().is_some());
+        assert_eq!(users.list_by(User::by_team(VALUE)).await.unwrap().count().await, 1);
+        users.verify_indexes().repair().await.unwrap();
+        users.delete(&UserKey::new(1)).await.unwrap();
+        drop(subscriber);
+        assert_eq!(errors.len(), 3);
+        errors.iter().for_each(|error| everything.error(error));
+        let lines = everything.lines();
+        let ours = lines.iter().filter(|line| line.starts_with("kvtyped") || line.starts_with("shown"));
+        assert!(ours.clone().count() > 10, "{lines:?}");
+        for line in ours {
+            assert!(!line.contains(VALUE), "{line}");
+        }
     }
 
     async fn undecodable_record_is_replaced_with_its_entries(world: World) {

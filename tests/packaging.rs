@@ -300,6 +300,17 @@ fn pages_are_short_and_tested() {
     }
 }
 
+/// GitHub shows the line, because it drops the style. Rustdoc, where the links work, hides it.
+#[test]
+fn pages_name_the_place_of_their_links() {
+    let link = Regex::new(r"\]\((crate::|derive@)").unwrap();
+    for file in pages().into_values().flatten() {
+        let text = read(&format!("kvtyped/docs/{file}"));
+        let names = text.contains("<p style=\"display: none\">The links to items of the crate work in the pages that");
+        assert_eq!(names, link.is_match(&text), "{file}");
+    }
+}
+
 #[test]
 fn searched_words_are_headings() {
     let headings: Vec<_> = pages().values().flat_map(|files| sections(&page(files)).into_keys()).collect();

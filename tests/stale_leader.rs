@@ -105,7 +105,7 @@ async fn leader_without_followers_lists_nothing() {
     let followers = || (0..3).filter(|node| *node != leader).map(|node| cluster.node(node));
     followers().for_each(Server::freeze);
     let since = Instant::now();
-    // A follower that was heard a moment ago may still be there.
+    // The leader cannot tell at once that its followers are silent.
     wait::until("the leader misses its followers", CUT_OFF, async || {
         users.count_by(core()).timeout(second).await.err()
     })
@@ -122,7 +122,7 @@ async fn leader_without_followers_lists_nothing() {
     assert_eq!(healed.await, 5);
 }
 
-/// A leader that was stopped answers the requests that arrived meanwhile, before it learns that it was replaced.
+/// A stopped server that continues first answers the requests in its sockets, as if it were the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaced_leader_hides_no_acknowledged_entry() {
     needs!(WriteEpochs);

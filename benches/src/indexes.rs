@@ -40,11 +40,8 @@ macro_rules! members {
 
         impl $model {
             fn new(id: u64) -> Self {
-                Self::of_team(id, team(id / TEAM))
-            }
-
-            fn of_team(id: u64, team: String) -> Self {
-                Self { id, email: format!("user-{id:08}@example.com"), team, visits: 1, note: "n".repeat(72) }
+                let (email, team) = (format!("user-{id:08}@example.com"), team(id / TEAM));
+                Self { id, email, team, visits: 1, note: "n".repeat(72) }
             }
         }
     )*};
@@ -260,7 +257,7 @@ async fn sizes(world: &mut World, place: &Place) {
     for size in SIZES.into_iter().filter(|size| *size <= most) {
         let count = world.effort.of(size) as u64;
         let bucket: Bucket<Member> = place.bucket(&format!("members-{count}")).await;
-        let member = |id: u64| Member::of_team(id, format!("team-{:06}", id / 10));
+        let member = |id: u64| Member { team: format!("ten-{:06}", id / 10), ..Member::new(id) };
         fill(&bucket, member, count).await;
         // The lookups are spread over the bucket.
         let numbers = counter();

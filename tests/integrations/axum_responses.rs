@@ -96,6 +96,19 @@ on_both_backends! {
     }
 }
 
+/// The log has the reason, and the response does not.
+#[tokio::test]
+async fn failed_session_is_a_problem_without_its_reason() {
+    let reason = tower_sessions::session_store::Error::Backend("sentinel".into());
+    let error = HttpError::from(tower_sessions::session::Error::from(reason));
+    assert!(error.error().report().contains("sentinel"));
+    let response = error.into_response();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let title = "Internal Server Error";
+    let problem = json!({ "type": "about:blank", "title": title, "status": 500, "outcome": "unknown" });
+    assert_eq!(json_body(response).await, problem);
+}
+
 #[tokio::test]
 async fn error_kinds_have_statuses() {
     let temporary = Duration::from_millis(1);

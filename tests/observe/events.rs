@@ -6,7 +6,7 @@ use harness::proxy::{Mode, Proxy};
 use kvtyped::prelude::*;
 
 use super::recorder::{Recorder, Spans};
-use crate::support::sentinels::VALUE;
+use crate::support::sentinels::{Everything, VALUE};
 use crate::support::{Document, Session, unique};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -81,8 +81,15 @@ async fn rejected_live_value_is_reported_once_without_value() {
     let check = |document: &Document| if document.text == VALUE { Err("it is refused") } else { Ok(()) };
     let live = documents.live(&key).validate(check).await.unwrap();
     let mut errors = live.errors();
+    let everything = Everything::default();
+    let subscriber = tracing::subscriber::set_default(everything.clone());
     let revision = documents.put(&Document::new("a", VALUE)).await.unwrap();
     errors.wait_for(Option::is_some).await.unwrap();
+    drop(subscriber);
+    let lines = everything.lines();
+    let warned: Vec<_> = lines.iter().filter(|line| line.contains("skips an invalid record")).collect();
+    assert!(warned.len() == 1 && warned[0].contains(&format!("revision={}", revision.get())), "{warned:?}");
+    assert!(lines.iter().all(|line| !line.contains(VALUE)), "{lines:?}");
     let rejected = event(&recorder, "LiveRejected").await;
     assert!(rejected.contains(&format!("revision: Revision({revision})")) && !rejected.contains(VALUE), "{rejected}");
     documents.put(&good).await.unwrap();

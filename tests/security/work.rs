@@ -55,6 +55,7 @@ pub(super) async fn reading(sessions: &ReadBucket<Session>, tenant: &str) -> Res
     assert!(sessions.count(of(tenant)).await? >= RECORDS);
     assert_eq!(sessions.history(&key).await?.len(), 1);
     sessions.status().await?;
+    assert!(sessions.health().await?.is_healthy());
     watching(sessions, tenant).await?;
     let cache = sessions.cache(of(tenant)).await?;
     assert!(cache.len() as u64 >= RECORDS && cache.contains(&key));

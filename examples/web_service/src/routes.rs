@@ -196,19 +196,12 @@ async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
 /// A failed request.
 enum Problem {
     Refused(StatusCode, &'static str),
-    Kv(HttpError),
-    Session(tower_sessions::session::Error),
+    Failed(HttpError),
 }
 
-impl From<kvtyped::Error> for Problem {
-    fn from(error: kvtyped::Error) -> Self {
-        Self::Kv(error.into())
-    }
-}
-
-impl From<tower_sessions::session::Error> for Problem {
-    fn from(error: tower_sessions::session::Error) -> Self {
-        Self::Session(error)
+impl<E: Into<HttpError>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
     }
 }
 
@@ -216,11 +209,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
             Self::Refused(status, reason) => (status, Json(json!({ "error": reason }))).into_response(),
-            Self::Kv(error) => error.into_response(),
-            Self::Session(error) => {
-                tracing::error!(%error, "a session failed");
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
-            }
+            Self::Failed(error) => error.into_response(),
         }
     }
 }

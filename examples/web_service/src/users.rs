@@ -1,16 +1,22 @@
-//! Users with unique e-mail addresses: a transaction writes the user and its address, or neither.
+//! Users with unique e-mail addresses.
 
 use kvtyped::Error;
 use kvtyped::prelude::*;
 use kvtyped::recipes::Ids;
 
-/// A user. Both models share a bucket, so a transaction can write them together.
+/// A user. At most one user has an address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-#[kv(bucket = "web_users", key = "user.{id}", validate = "check")]
+#[kv(bucket = "web_users", key = "{id}", validate = "check")]
 pub struct User {
     pub id: u64,
     pub name: String,
+    #[kv(unique(with = normalized))]
     pub email: String,
+}
+
+/// Unique values are compared byte for byte.
+fn normalized(email: &str) -> String {
+    email.trim().to_lowercase()
 }
 
 /// Runs before each write. A request with an invalid user fails with the status 422.
@@ -22,42 +28,25 @@ fn check(user: &User) -> Result<(), &'static str> {
     }
 }
 
-/// The owner of an address. The key is unique, so the address is too. Logs and errors show a hash of the key.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
-#[kv(bucket = "web_users", key = "email.{email}", sensitive_key)]
-struct Email {
-    email: String,
-    user: u64,
-}
-
 #[derive(Clone, Debug)]
 pub struct Users {
     users: Bucket<User>,
-    emails: Bucket<Email>,
     ids: Ids,
 }
 
 impl Users {
     pub async fn open(store: &Store) -> Result<Self, Error> {
-        Ok(Self { users: store.bucket().await?, emails: store.bucket().await?, ids: store.ids("web_user_ids") })
+        Ok(Self { users: store.bucket().await?, ids: store.ids("web_user_ids") })
     }
 
-    /// Registers a user. Returns `AlreadyExists` if the address is taken.
+    /// Registers a user. Returns `NotUnique` if the address is taken.
     pub async fn register(&self, name: &str, email: &str) -> Result<User, Error> {
-        let user = User { id: self.ids.next().await?, name: name.to_owned(), email: normalized(email) };
-        let address = Email { email: user.email.clone(), user: user.id };
-        self.users.transaction().create(&user).create(&address).commit().await?;
+        let user = User { id: self.ids.next().await?, name: name.to_owned(), email: email.to_owned() };
+        self.users.create(&user).await?;
         Ok(user)
     }
 
     pub async fn find(&self, email: &str) -> Result<Option<User>, Error> {
-        let Some(address) = self.emails.get(&EmailKey::new(normalized(email))).await? else { return Ok(None) };
-        let user = self.users.get(&UserKey::new(address.user)).await?;
-        Ok(user.map(Entry::into_value))
+        Ok(self.users.get_by(User::by_email(email)).await?.map(Entry::into_value))
     }
-}
-
-/// Keys are compared byte for byte.
-fn normalized(email: &str) -> String {
-    email.trim().to_lowercase()
 }

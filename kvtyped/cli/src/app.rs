@@ -229,7 +229,7 @@ impl App {
         if let Some(file) = self.options.fixture.as_ref().filter(|_| self.options.fixture_save) {
             fixture::save(&target.store, file).await?;
         }
-        // Also gives back the ticket of a lock that an interrupted command waited for.
+        // Also removes the ticket of a lock that an interrupted command waited for.
         match target.store.shutdown(RELEASE).await {
             // A lease that is not released becomes free after its TTL.
             Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. }) => Ok(()),

@@ -75,8 +75,8 @@ impl Drop for Forwarded {
 /// How long a command may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Ends the process if a command does not end soon after a signal, or at a second signal. A write to a pipe that nobody
-/// reads blocks the thread of the command, so another thread waits for the signals.
+/// Ends the process if a command does not end soon after a signal, or at a second signal. A write to a pipe that
+/// no program reads blocks the thread of the command, so another thread waits for the signals.
 pub(crate) fn enforce() {
     let watch = async {
         let failure = signal().await;

@@ -118,7 +118,7 @@ pub(crate) async fn last_end(view: &View, kind: RecipeKind, name: &str) -> Resul
     let Ok(Json::Object(fields)) = Json::parse(&entry.bytes) else { return Ok(None) };
     let json = Json::Object(fields.into_iter().filter(|(field, _)| field != "v").collect());
     let text = |field: &str| json.get(field).and_then(Json::text);
-    let (by, owner) = (text("by").unwrap_or("somebody"), text("owner").unwrap_or_default());
+    let (by, owner) = (text("by").unwrap_or("an unknown user"), text("owner").unwrap_or_default());
     let reason = text("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
     let fence = json.get("fence").map(Json::line).unwrap_or_default();
     let text = format!("term {fence} of {owner} was ended by {by} {} ago{reason}", time::short(entry.age()));

@@ -98,7 +98,7 @@ impl<T: KvModel> Get<'_, T> {
             }
             let found = decode::entry(&entry, bucket.clock())?;
             if let (Some(found), ReadAt::Newest(_)) = (&found, at) {
-                bucket.remember_values(found, &entry, epoch);
+                bucket.remember_values(&entry, found, epoch);
             }
             Ok::<_, Error>(found)
         };

@@ -301,7 +301,7 @@ impl<T: KvModel> Bucket<T> {
     }
 
     /// Sends one write of an indexed model. It reads the entry that it replaces, unless the index values of the expected
-    /// revision are known. A write without an expected revision is retried until it is applied.
+    /// revision are remembered. Retries a write without an expected revision until it is applied.
     async fn send_indexed(
         &self,
         key: &Key,

@@ -120,7 +120,7 @@ async fn read_owner<T: KvModel>(
             continue;
         };
         if let Some(found) = matching_record(bucket, lookup, &entry)? {
-            bucket.remember_values(&found, &entry, epoch);
+            bucket.remember_values(&entry, &found, epoch);
             return Ok(Some(found));
         }
         is_filtered = true;

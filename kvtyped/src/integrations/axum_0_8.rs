@@ -64,7 +64,8 @@ use kvtyped::prelude::*;
 use kvtyped::recipes::OnceError;
 use kvtyped::{Error, ErrorKind};
 
-/// An [`Error`] as a response; see [the table](self#errors-as-responses). The operator `?` converts an [`Error`].
+/// An [`Error`] as a response; see [the table](self#errors-as-responses). The operator `?` converts an [`Error`], and with the
+/// feature `tower-sessions-0_15` also an error of a session.
 #[derive(Debug)]
 pub struct HttpError {
     error: Error,
@@ -131,6 +132,16 @@ impl From<OnceError<Infallible>> for HttpError {
 impl From<OnceError<Error>> for HttpError {
     fn from(error: OnceError<Error>) -> Self {
         Error::from(error).into()
+    }
+}
+
+/// A session that cannot be read or written gives the status 500, with an unknown outcome.
+#[cfg(feature = "tower-sessions-0_15")]
+impl From<tower_sessions_core::session::Error> for HttpError {
+    fn from(error: tower_sessions_core::session::Error) -> Self {
+        let detail = "the session cannot be read or written".to_owned();
+        // The error does not tell a failed read from a failed write.
+        Error::new(ErrorKind::Backend { code: None, detail }).unknown_outcome().caused_by(error).into()
     }
 }
 

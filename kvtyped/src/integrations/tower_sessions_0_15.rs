@@ -43,7 +43,7 @@
 //! [`KvStore::cached`].
 
 use std::collections::HashMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -319,13 +319,7 @@ fn remaining(expiry: OffsetDateTime) -> Option<Duration> {
 
 /// Returns the error for `tower-sessions`, which takes a text.
 fn store_error(error: &Error) -> session_store::Error {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
+    let text = error.report();
     match error.kind() {
         ErrorKind::Encode { .. } => session_store::Error::Encode(text),
         ErrorKind::Decode { .. } => session_store::Error::Decode(text),

@@ -1,4 +1,4 @@
-//! Long jobs over the records of a model: counts by schema version, switches of the version, and migrations.
+//! Long jobs over the records of a model: counts by schema version, switches of the version, migrations, and indexes.
 //!
 //! | I want | use |
 //! |---|---|
@@ -6,7 +6,9 @@
 //! | to make all programs write another version | [`Bucket::switch_version`](crate::Bucket::switch_version) |
 //! | to write all older records in the new version | [`Bucket::migrate`](crate::Bucket::migrate) |
 //! | to change all records by a function | [`Bucket::rewrite`](crate::Bucket::rewrite) |
-//! | to build, to check or to remove an index | [`build_index`](crate::Bucket::build_index), [`verify_indexes`](crate::Bucket::verify_indexes), [`drop_index`](crate::Bucket::drop_index) |
+//! | to add an index to a bucket with records | [`Bucket::build_index`](crate::Bucket::build_index) |
+//! | to compare indexes with the records, and to repair them | [`Bucket::verify_indexes`](crate::Bucket::verify_indexes) |
+//! | to remove an index | [`Bucket::drop_index`](crate::Bucket::drop_index) |
 //! | to index what other clients write | [`Bucket::maintain_indexes`](crate::Bucket::maintain_indexes) |
 //!
 //! # One job at a time

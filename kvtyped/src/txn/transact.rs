@@ -13,7 +13,6 @@ use super::gate::{Activity, ContentionGate, Tracked};
 use super::tx::{OPERATION, ReadWriteSet, Tx, TxAttempt};
 use crate::backend::{Backoff, Deadline, KeySpace, OnDrop, Precondition, Read, detached};
 use crate::bucket::{Bucket, CasAttempts};
-use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::KvModel;
 use crate::observe::part_of_operation;
@@ -177,15 +176,10 @@ impl<T: KvModel> Bucket<T> {
         if has_pass || view.is_read_only() {
             return self.commit_attempt(view, deadline).await;
         }
-        // One server with file storage processes one batch after another, so a second sender gains nothing, and its refused
-        // batch costs as much as an applied one.
-        let config = self.config();
-        let is_slow = config.replicas == Some(1) && config.storage != Some(Storage::Memory);
-        let permits = if is_slow { ContentionGate::MAX_SENDERS } else { 1 };
         let (bucket, gate, view) = (self.clone(), Arc::clone(gate), Arc::clone(view));
         let work = async move {
             // The semaphore is never closed.
-            let _sending = deadline.timeout(gate.sending.acquire_many(permits)).await?;
+            let _sending = deadline.timeout(gate.sending.acquire()).await?;
             if gate.is_busy() {
                 bucket.validate_reads(&view, deadline).await?;
             }

@@ -19,10 +19,13 @@ pub(crate) async fn check(store: &Store, findings: &mut Vec<Finding>) -> Result<
     Ok(())
 }
 
+/// The name of an amount, its usage, and its text.
+type Amount = (&'static str, Usage, fn(u64) -> String);
+
 fn of_account(account: &AccountUsage) -> Vec<Finding> {
     let tier = account.tier.as_ref().map(|tier| format!(" of tier `{tier}`")).unwrap_or_default();
     let count = |count: u64| count.to_string();
-    let amounts: [(_, _, fn(u64) -> String); 4] = [
+    let amounts: [Amount; 4] = [
         ("bytes in files", account.file, time::bytes),
         ("bytes in memory", account.memory, time::bytes),
         ("streams (one for each bucket)", account.streams, count),

@@ -51,7 +51,7 @@ fn interrupt_ends_every_long_command() {
     ];
     for arguments in commands {
         let mut child = start(world.command(arguments));
-        // Nobody reads the output of an export, so its write blocks.
+        // The test does not read the output of the export, so its write blocks.
         let is_blocked = arguments[0] == "export";
         let mut out = child.stdout.take().unwrap();
         out.read_exact(&mut [0][..usize::from(is_blocked)]).unwrap();

@@ -176,7 +176,7 @@ fn leadership_that_is_ended_stops_the_command() {
 #[test]
 fn live_holder_is_not_broken_by_waiting() {
     let world = World::server();
-    let holder = Running::holding(&world, &["--ttl", "6s", "--grace", "1s"]);
+    let holder = Running::holding(&world, &["--ttl", "4s", "--grace", "1s"]);
     let waited = world.run(&["lock", "break", "$B", "a", "--fence", &fence(&world, "a"), "--wait"]);
     assert!(waited.code == 4 && waited.err.contains("is alive"), "{waited:?}");
     kill_process(holder.pid(), Signal::INT).unwrap();

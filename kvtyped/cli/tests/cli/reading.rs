@@ -126,6 +126,8 @@ fn revisions_of_a_key_are_shown_and_compared() {
         let history = world.json(&["history", "$B", "a"]);
         let ops: Vec<_> = history.as_array().unwrap().iter().map(|entry| entry["op"].as_str().unwrap()).collect();
         assert_eq!(ops, ["put", "put", "delete"]);
+        let since = world.ok(&["watch", "$B", "--since", &second, "--until", "2"]);
+        assert_eq!(since.lines().filter_map(|line| line.split('\t').next()).collect::<Vec<_>>(), ["put", "delete"]);
         let first = history[0]["revision"].to_string();
         let diff = world.run(&["diff", "$B", "a", &first, &second]);
         assert_eq!(diff.code, 1);

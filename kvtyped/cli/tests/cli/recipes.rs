@@ -95,7 +95,7 @@ on_each_store! {
     }
 
     fn lock_of_a_dead_holder_is_waited_for(world: &World) {
-        let entry = r#""key":"=kvtyped.lock.a.lease","codec":"json","ttl_ms":8000,"expires_in_ms":8000,"value":{"v":1,"id":"b","owner":"w","since":1}"#;
+        let entry = r#""key":"=kvtyped.lock.a.lease","codec":"json","ttl_ms":5000,"expires_in_ms":5000,"value":{"v":1,"id":"b","owner":"w","since":1}"#;
         world.fill(SETTINGS, &[entry]);
         let lock = only(world.json(&["lock", "ls", "$B"]));
         let fence = lock["fence"].to_string();

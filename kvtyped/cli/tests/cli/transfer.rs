@@ -204,6 +204,36 @@ fn named_pipes_and_dashes_are_read_to_their_end() {
 }
 
 #[test]
+fn export_continues_after_a_cursor() {
+    let world = World::server();
+    world.fill("", &strs(&records(5)));
+    let page = world.run(&["ls", "$B", "-l", "--limit", "2", "-o", "json"]);
+    let cursor = page.error()["cursor"].as_str().unwrap().to_owned();
+    let whole = world.ok(&["export", "$B"]);
+    let begin: String = whole.lines().take(3).map(|line| format!("{line}\n")).collect();
+    let rest = world.ok(&["export", "$B", "--after", &cursor]);
+    assert_eq!(rest.lines().count(), 4, "{rest}");
+    let imported = world.feed(&["import", "copy_$B"], (begin + &rest).as_bytes());
+    assert_eq!(imported.code, 0, "{imported:?}");
+    assert_eq!(world.ok(&["ls", "copy_$B", "--count"]), "5\n");
+    let wrong = world.run(&["export", "$B", "--after", "x"]);
+    assert!(wrong.code == 2 && wrong.err.contains("no cursor"), "{wrong:?}");
+}
+
+#[test]
+fn copy_continues_at_its_position() {
+    let world = World::server();
+    world.fill("", &strs(&records(5)));
+    let position = world.path("position");
+    let arguments = ["copy", "$B", "copy_$B", "--resume", position.to_str().unwrap()];
+    assert_eq!(world.json(&arguments)["records"], 5);
+    world.ok(&["patch", "$B", "k.3", r#"{"id":33}"#]);
+    // Only the change, and without a question about the records of the first copy.
+    assert_eq!(world.json(&arguments)["records"], 1);
+    assert_eq!(world.json(&["get", "copy_$B", "k.3"])["value"]["id"], 33);
+}
+
+#[test]
 fn buckets_are_copied_between_stores() {
     let (file, server) = (World::file(), World::server());
     file.fill(

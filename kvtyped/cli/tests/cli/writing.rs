@@ -169,6 +169,23 @@ on_each_store! {
 }
 
 #[test]
+fn edit_keeps_the_deadline_or_removes_the_ttl() {
+    let world = World::server();
+    let entry = r#""key":"a","codec":"json","ttl_ms":600000,"expires_in_ms":60000,"value":{"n":1}"#;
+    world.fill(&card("x", "{id}", "json", 1), &[entry]);
+    let change = |from: u32, more: &str| {
+        let script = format!("sed -i 's/\"n\": {from}/\"n\": {}/' \"$1\"", from + 1);
+        let ran = edit(&world, &script, &["edit", "$B", "a", more]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        world.json(&["get", "$B", "a"])
+    };
+    let kept = change(1, "--keep-deadline");
+    assert!(kept["ttl_ms"].as_u64().is_some_and(|left| left < 60_000), "{kept}");
+    let forever = change(2, "--no-ttl");
+    assert_eq!((forever.get("expires_in_ms"), &forever["value"]["n"]), (None, &json!(3)));
+}
+
+#[test]
 fn overtaken_edit_is_refused_and_the_text_is_kept() {
     let world = World::server();
     world.fill("", &[r#""key":"a","codec":"json","value":{"mine":1,"theirs":1}"#]);

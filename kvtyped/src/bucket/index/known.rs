@@ -33,7 +33,7 @@ impl KnownValues {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers the values of a revision, in place of those of another revision.
+    /// Remembers the values of one revision of a key, and forgets the revision before.
     pub(crate) fn remember(&self, key: &Key, revision: Revision, epoch: u64, values: IndexValues) {
         let heap = values.iter().map(|value| size_of_val(value) + value.text.len()).sum();
         self.all().add(key.clone(), Known { revision, epoch, values }, heap);

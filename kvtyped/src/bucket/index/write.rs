@@ -31,7 +31,7 @@ pub(crate) struct IndexedWrite<'a> {
     pub(crate) is_one_of_many: bool,
 }
 
-/// What a write knows of the record that it replaces.
+/// The record that a write replaces, as far as the writer knows it.
 pub(crate) enum Replaced<'a> {
     /// The entry of the key, if there is one.
     Entry(Option<&'a RawEntry>),
@@ -103,9 +103,9 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     /// Remembers the index values of a record that was read, if its writer has kept its entries.
-    pub(crate) fn remember_values(&self, found: &Entry<T>, raw: &RawEntry, epoch: u64) {
-        if !T::__INDEXES.is_empty() && raw.headers.indexes() == kept_by_writers(T::__INDEXES) {
-            self.inner.known_values.remember(&raw.key, found.revision(), epoch, values_of::<T>(found));
+    pub(crate) fn remember_values(&self, entry: &RawEntry, record: &Entry<T>, epoch: u64) {
+        if !T::__INDEXES.is_empty() && entry.headers.indexes() == kept_by_writers(T::__INDEXES) {
+            self.inner.known_values.remember(&entry.key, entry.revision, epoch, values_of::<T>(record));
         }
     }
 
