@@ -1,5 +1,7 @@
 //! Transactions, repair and builds of indexes.
 
+use std::future::IntoFuture;
+
 use futures::TryStreamExt;
 use kvtyped::config::{Drift, WriteEpochs};
 use kvtyped::key::ModelKey;
@@ -117,6 +119,44 @@ on_both_backends! {
         probe.check_quiet(900).await;
         // A readable index is not built again.
         assert_eq!(users.build_index("email").all_writers_know().await.unwrap().records, 0);
+    }
+
+    async fn interrupted_build_resumes_at_its_position(world: World) {
+        let name = unique("users");
+        let old: Bucket<Plain> = world.store.bucket().name(&name).await.unwrap();
+        old.put_many((0..600).map(|id| plain(id, &format!("mail{id}")))).await.unwrap();
+        let open = world.store.bucket::<User>().name(&name).on_drift(Drift::Update);
+        let probe = IndexProbe::of(&world, open.await.unwrap()).await;
+        let users = &probe.users;
+        let interrupt = async |at: u64| {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            let mut sender = Some(sender);
+            let began = std::time::Instant::now();
+            let progress = |progress: kvtyped::maintenance::IndexBuildProgress| {
+                if progress.records == at {
+                    sender.take().map(|sender| sender.send(()));
+                }
+            };
+            let build = users.build_index("team").all_writers_know().pace(200).on_progress(progress).into_future();
+            match futures::future::select(build, receiver).await {
+                futures::future::Either::Left((built, _)) => panic!("it ended: {built:?}"),
+                futures::future::Either::Right(_) => began.elapsed(),
+            }
+        };
+        let took = interrupt(320).await;
+        assert!(took >= Duration::from_millis(1_300), "320 records at a pace of 200 took {took:?}");
+        let error = users.count_by(User::by_team("core")).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::IndexBuilding { .. }), "{error:?}");
+        let built = users.build_index("team").all_writers_know().await.unwrap();
+        // Positions are a second apart.
+        assert!(built.records >= 280 && built.records < 600, "{built:?}");
+        assert_eq!(users.count_by(User::by_team("core")).await.unwrap(), 600);
+        // An index that was dropped is built from the start.
+        users.drop_index("team").await.unwrap();
+        interrupt(230).await;
+        users.drop_index("team").await.unwrap();
+        assert_eq!(users.build_index("team").all_writers_know().await.unwrap().records, 600);
+        assert_eq!(users.count_by(User::by_team("core")).exact().await.unwrap(), 600);
     }
 
     async fn expired_owner_frees_its_unique_value(world: World) {

@@ -30,6 +30,7 @@ mod index_cards;
 mod index_costs;
 mod index_entries;
 mod index_faults;
+mod index_follower;
 mod index_lookups;
 mod index_probe;
 mod index_reads;

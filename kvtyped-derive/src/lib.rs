@@ -174,7 +174,7 @@ use crate::ctxt::Ctxt;
 /// | `by` | string or integer | The index is searched by range. It stores a `SystemTime` (in UTC) up to the `"year"`, `"month"`, `"day"` or `"hour"`, and an integer without the digits below this power of ten. Only `index`. | searched by equality | `index(by = "day")`, `index(by = 100)` |
 /// | `with` | path | A function from a reference to the field to the indexed value. Lookups call it too. Excludes `by`. | the field | `unique(with = lower)` |
 /// | `hash` | flag | Entries contain a hash of the value, for long values. Excludes `by`. | not set | `index(hash)` |
-/// | `eventual` | flag | A write of a record writes no entries: they are reserved for a follower, which does not exist yet, so lookups find nothing. Only `index`. | not set | `index(eventual)` |
+/// | `eventual` | flag | A write of a record writes no entries: `maintain_indexes` alone keeps them. Lookups return `IndexBuilding` until it has read the whole bucket, and lag behind afterwards. Only `index`. | not set | `index(eventual)` |
 ///
 /// If `with` names a function that changes, give the index another name, because its entries remain as they are. A
 /// model with `#[kv(value)]` has no indexes.

@@ -98,6 +98,12 @@ async fn buckets(calls: &Calls, store: &Store) {
     assert_eq!(calls.call("CountBy", users.count_by(User::by_team("core"))).await.unwrap(), 1);
     calls.call("VerifyIndexes", users.verify_indexes()).await.unwrap();
     calls.call("BuildIndex", users.build_index("team")).await.unwrap();
+    calls.call("MaintainIndexesUntil", users.maintain_indexes().until(async {})).await.unwrap();
+    calls.call("ReadBucket::synced_revision", users.synced_revision("team")).await.unwrap();
+    // It ends because the bucket is gone.
+    let gone: Bucket<User> = store.bucket().name(unique("users")).await.unwrap();
+    gone.clone().close();
+    calls.call("MaintainIndexes", gone.maintain_indexes()).await.unwrap_err();
     calls.call("CopyBucket", copy_bucket(&raw, store).name(unique("copy"))).await.unwrap();
     calls.call("PutMany", sessions.put_many(&all)).await.unwrap();
     calls.call("WriteManyResults", sessions.put_many(&all).results()).await.unwrap();

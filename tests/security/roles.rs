@@ -1,6 +1,7 @@
 //! The documented permissions: they suffice, each is required, and everything else is denied.
 
 use kvtyped::Error;
+use std::future::IntoFuture;
 use std::sync::Mutex;
 
 use futures::future::join_all;
@@ -9,7 +10,7 @@ use kvtyped::Event;
 use kvtyped::backend::nats::{NatsBackend, NatsOptions};
 use kvtyped::backend::{Backend, Deadline, KeySpace, ListKeysRequest, Read, ReadAt, Write};
 use kvtyped::config::{BucketConfig, WriteEpochs};
-use kvtyped::key::Pattern;
+use kvtyped::key::{ModelKey as _, Pattern};
 use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, ReadBucket};
 use serde_json::Value;
@@ -416,6 +417,58 @@ async fn writer_role_needs_subjects_of_indexes() {
     }
     assert_eq!(site.violations("full"), [""; 0]);
     denied.tell("indexes");
+}
+
+/// A record whose index a follower keeps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "sessions", name = "job", key = "job.{id}")]
+struct Job {
+    id: u64,
+    #[kv(index)]
+    team: String,
+}
+
+/// A follower of the indexes has the permissions of a writer that erases.
+#[tokio::test]
+async fn follower_role_keeps_indexes() {
+    needs!(Locks);
+    let (entries, purge) = ("\"$KV.=i.sessions.>\"", "\"$JS.API.STREAM.PURGE.KV_sessions\"");
+    let with = |name: &str, lines: &[&str]| {
+        let plain = "\"$KV.sessions.>\"";
+        let whole = block("Writer").replace("_INBOX_writer", &format!("_INBOX_{name}"));
+        (name.to_owned(), whole.replace(plain, &format!("{plain}\n{}", lines.join("\n"))))
+    };
+    let users = [with("follower", &[entries, purge]), with("clerk", &[entries]), with("writer", &[])];
+    let site = TestAccounts::new(&users).await;
+    let admin = site.connect("admin", "").await;
+    let jobs: Bucket<Job> = admin.bucket().on_drift(Drift::Update).await.expect("the index is added");
+    jobs.build_index("team").all_writers_know().await.expect("it is built");
+    let raw = admin.raw("sessions").await.expect("it exists");
+    let key = |id: u64| JobKey::new(id).encode().expect("a legal key");
+    let put = async |id: u64| {
+        let bytes = serde_json::to_vec(&Job { id, team: "core".into() }).expect("it is JSON");
+        raw.put(&kvtyped::RawRecord::new(key(id), bytes)).await.expect("it may be written")
+    };
+    put(1).await;
+    let denied = Denied::default();
+    let follower = async |name: &str| {
+        let store = site.connect(name, &format!("_INBOX_{name}")).await;
+        store.bucket::<Job>().must_exist().await.expect("it may be opened")
+    };
+    denied.is("entries of the writer", follower("writer").await.maintain_indexes().into_future()).await;
+    let follows = follower("follower").await;
+    let task = tokio::spawn(async move { follows.maintain_indexes().await });
+    let count = async |at: Revision| {
+        jobs.count_by(Job::by_team("core")).at_least(at).timeout(PATIENT).await.expect("it is followed")
+    };
+    assert_eq!(count(put(2).await).await, 2);
+    assert_eq!(count(raw.delete(&key(2)).await.expect("it may be removed")).await, 1);
+    assert_eq!(site.violations("follower"), [""; 0]);
+    task.abort();
+    let _ = task.await;
+    raw.delete(&key(1)).await.expect("it may be removed");
+    denied.is("erase of the clerk", follower("clerk").await.maintain_indexes().into_future()).await;
+    denied.tell("follower");
 }
 
 /// P38, P39.

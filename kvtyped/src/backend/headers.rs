@@ -15,6 +15,9 @@ pub struct RecordHeaders {
     /// `Kvtyped-Version`: the schema version of the record. `None` without the header. Zero if the header is present
     /// and is no version, which no program can read.
     pub version: Option<u32>,
+    /// `Kvtyped-Indexes`: the indexes whose entries the writer of the record has kept. Zero if the header is present and
+    /// is no such number.
+    indexes: Option<u32>,
     /// The headers that few records have. Boxed, because every entry in memory has room for this type.
     rare: Option<Box<RareHeaders>>,
 }
@@ -39,12 +42,15 @@ impl RecordHeaders {
     /// The name of the header for [`cause`](Self::cause).
     pub const CAUSE: &str = "Kvtyped-Cause";
 
+    /// The name of the header for the indexes that a writer kept: 8 hexadecimal digits.
+    pub const INDEXES: &str = "Kvtyped-Indexes";
+
     /// The first word of the [`cause`](Self::cause) of a record that a migration wrote. The second word is the revision
     /// of the last write that was not a rewrite: `rewrite 17`.
     pub const REWRITE: &str = "rewrite";
 
     /// No headers.
-    pub const NONE: Self = Self { version: None, rare: None };
+    pub const NONE: Self = Self { version: None, indexes: None, rare: None };
 
     /// Creates the headers of a record of this schema version. Version 1 is the version of a record without the header,
     /// so `None` writes no header.
@@ -96,6 +102,25 @@ impl RecordHeaders {
         self.with(|rare| rare.cause = cause.map(Into::into))
     }
 
+    /// Returns the fingerprint of the indexes whose entries the writer of the record has kept. `None` if the writer knew no
+    /// indexes.
+    pub(crate) fn indexes(&self) -> Option<u32> {
+        self.indexes
+    }
+
+    /// Sets or removes the fingerprint of the indexes whose entries the writer keeps.
+    #[must_use]
+    pub(crate) fn with_indexes(self, indexes: Option<u32>) -> Self {
+        Self { indexes, ..self }
+    }
+
+    /// Returns the headers that describe the bytes of a record, for a copy of the record: all but the headers that
+    /// describe its write.
+    #[must_use]
+    pub(crate) fn of_bytes(self) -> Self {
+        self.with_cause(None).with_indexes(None)
+    }
+
     fn with(mut self, set: impl FnOnce(&mut RareHeaders)) -> Self {
         let mut rare = self.rare.take().unwrap_or_default();
         set(&mut rare);
@@ -118,9 +143,12 @@ impl RecordHeaders {
     /// Calls `line` with each header that is set.
     pub fn for_each(&self, mut line: impl FnMut(&'static str, &str)) {
         // Destructured, so that a new header cannot be forgotten.
-        let Self { version, rare } = self;
+        let Self { version, indexes, rare } = self;
         if let Some(version) = version {
             line(Self::VERSION, Digits::of(*version).as_str());
+        }
+        if let Some(indexes) = indexes {
+            line(Self::INDEXES, &format!("{indexes:08x}"));
         }
         let Some(rare) = rare else { return };
         let RareHeaders { encoding, key_id, signature, cause } = &**rare;
@@ -142,6 +170,10 @@ impl RecordHeaders {
     pub fn set(&mut self, name: &str, text: &str) -> bool {
         if name == Self::VERSION {
             self.version = Some(parse_version(text));
+            return true;
+        }
+        if name == Self::INDEXES {
+            self.indexes = Some(u32::from_str_radix(text, 16).unwrap_or_default());
             return true;
         }
         let set: fn(&mut RareHeaders, &str) = match name {
@@ -226,6 +258,7 @@ mod tests {
             .with_encoding(Some("zstd, aead"))
             .with_key_id(Some("2026-11"))
             .with_signature(Some(vec![0, 127, 255].into()))
+            .with_indexes(Some(0x00c0_ffee))
             .with_cause(Some(RecordHeaders::REWRITE));
         assert_eq!(full.cause(), Some("rewrite"));
         for headers in [full, RecordHeaders::default(), RecordHeaders::of_version(Some(1))] {

@@ -104,13 +104,14 @@ fn record_value<T: KvModel>(raw: &RawEntry, key: &T::Key) -> Result<(T, u32)> {
 
 /// Returns the headers that the entry of a raw record shows.
 fn raw_headers<T: KvModel>(headers: &RecordHeaders) -> Option<Box<RecordHeaders>> {
-    (T::__IS_RAW && *headers != RecordHeaders::NONE).then(|| Box::new(headers.clone()))
+    let headers = || Box::new(headers.clone().with_indexes(None));
+    T::__IS_RAW.then(headers).filter(|headers| **headers != RecordHeaders::NONE)
 }
 
 /// Returns the headers that a changed raw record keeps, if `found` is a record: all but the cause of its write.
 pub(crate) fn kept_headers<T: KvModel>(found: Option<&RawEntry>) -> Option<RecordHeaders> {
     let found = found.filter(|entry| T::__IS_RAW && entry.is_live())?;
-    Some(found.headers.clone().with_cause(None))
+    Some(found.headers.clone().of_bytes())
 }
 
 /// Returns the schema version of a stored record.

@@ -10,10 +10,11 @@ use crate::model::index::{Claim, IndexCard, IndexInfo, IndexState};
 use crate::model::{KvModel, ModelCard};
 use crate::revision::Revision;
 
-/// Returns the indexes of a bucket that contains no records of the model yet.
+/// Returns the indexes of a bucket that contains no records of the model yet. The follower has not reached the end of the
+/// bucket, so an eventual index is not readable.
 pub(super) fn of_new_bucket<T: KvModel>() -> BTreeMap<String, IndexCard> {
-    let card = |info| IndexCard::new(info, IndexState::Readable);
-    T::__INDEXES.iter().map(|info| (info.name.to_owned(), card(info))).collect()
+    let state = |info: &IndexInfo| if info.is_eventual { IndexState::Writing } else { IndexState::Readable };
+    T::__INDEXES.iter().map(|info| (info.name.to_owned(), IndexCard::new(info, state(info)))).collect()
 }
 
 /// Compares the indexes of a program with the card. An index that the card lacks is not built yet, which is no

@@ -210,7 +210,7 @@ impl<T: KvModel> Bucket<T> {
         let mut content = decode::encode(record, key, &self.schema(), None)?;
         if let Some(headers) = headers {
             check_headers(headers)?;
-            content.headers = headers.clone();
+            content.headers = headers.clone().with_indexes(None);
         }
         Ok(content.with_ttl(check_ttl(self.config(), ttl)?))
     }

@@ -337,6 +337,7 @@ pub(super) fn full_headers() -> RecordHeaders {
         .with_encoding(Some("zstd, aead"))
         .with_key_id(Some("2026-11"))
         .with_signature(Some(vec![0, 9, 10, 13, 255].into()))
+        .with_indexes(Some(0x00c0_ffee))
         .with_cause(Some(RecordHeaders::REWRITE))
 }
 

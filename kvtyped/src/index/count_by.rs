@@ -11,6 +11,7 @@ use crate::bucket::verb::verb;
 use crate::error::Result;
 use crate::model::index::{Lookup, Many};
 use crate::model::{Indexed, KvModel};
+use crate::revision::Revision;
 
 /// The number of patterns that are counted at once.
 const CONCURRENCY: usize = 8;
@@ -48,7 +49,7 @@ impl<T: KvModel> ReadBucket<T> {
     where
         T: Indexed,
     {
-        CountBy { bucket: self, lookup: lookup.into(), is_exact: false, timeout: None }
+        CountBy { bucket: self, lookup: lookup.into(), is_exact: false, at_least: None, timeout: None }
     }
 }
 
@@ -59,6 +60,7 @@ pub struct CountBy<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     lookup: Lookup<T, Many>,
     is_exact: bool,
+    at_least: Option<Revision>,
     timeout: Option<Duration>,
 }
 
@@ -67,6 +69,13 @@ impl<T: KvModel> CountBy<'_, T> {
     /// as much as [`list_by`](ReadBucket::list_by).
     pub fn exact(mut self) -> Self {
         self.is_exact = true;
+        self
+    }
+
+    /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a revision,
+    /// for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout of the call.
+    pub fn at_least(mut self, revision: Revision) -> Self {
+        self.at_least = Some(revision);
         self
     }
 
@@ -82,11 +91,14 @@ impl<T: KvModel> CountBy<'_, T> {
     }
 
     async fn count(self) -> Result<u64> {
-        let Self { bucket, lookup, is_exact, timeout } = self;
+        let Self { bucket, lookup, is_exact, at_least, timeout } = self;
         if is_exact {
             let mut list = bucket.list_of(lookup);
             if let Some(timeout) = timeout {
                 list = list.timeout(timeout);
+            }
+            if let Some(revision) = at_least {
+                list = list.at_least(revision);
             }
             let records = list.entries("count_by").await?;
             return records.try_fold(0, async |count, _| Ok(count + 1)).await;
@@ -94,6 +106,9 @@ impl<T: KvModel> CountBy<'_, T> {
         let (raw, deadline) = (bucket.raw("count_by")?, bucket.deadline(timeout));
         if let Some(info) = lookup.info() {
             bucket.check_readable(info, deadline).await?;
+            if let Some(revision) = at_least {
+                bucket.await_synced(info, revision, deadline).await?;
+            }
         }
         let counts = lookup.patterns().into_iter().map(|pattern| {
             let raw = Arc::clone(raw);

@@ -9,6 +9,8 @@ use crate::bucket::{Entry, ReadBucket, read_claim};
 use crate::error::Result;
 use crate::model::index::{Lookup, One, UniqueLookup};
 use crate::model::{Indexed, KvModel};
+use crate::observe::StoreEvent;
+use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
     /// Reads the record with a unique value. Returns `None` if no record has the value.
@@ -44,7 +46,7 @@ impl<T: KvModel> ReadBucket<T> {
     where
         T: Indexed,
     {
-        GetBy { bucket: self, lookup: lookup.into_unique(), read: Read::Any, timeout: None }
+        GetBy { bucket: self, lookup: lookup.into_unique(), read: Read::Any, at_least: None, timeout: None }
     }
 }
 
@@ -55,6 +57,7 @@ pub struct GetBy<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     lookup: Lookup<T, One>,
     read: Read,
+    at_least: Option<Revision>,
     timeout: Option<Duration>,
 }
 
@@ -62,6 +65,13 @@ impl<T: KvModel> GetBy<'_, T> {
     /// Sets the consistency of the reads.
     pub fn read(mut self, read: Read) -> Self {
         self.read = read;
+        self
+    }
+
+    /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a revision,
+    /// for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout of the call.
+    pub fn at_least(mut self, revision: Revision) -> Self {
+        self.at_least = Some(revision);
         self
     }
 
@@ -77,10 +87,13 @@ impl<T: KvModel> GetBy<'_, T> {
     }
 
     async fn find(self) -> Result<Option<Entry<T>>> {
-        let Self { bucket, lookup, read, timeout } = self;
+        let Self { bucket, lookup, read, at_least, timeout } = self;
         let (raw, deadline) = (bucket.raw("get_by")?, bucket.deadline(timeout));
         let Some(info) = lookup.info() else { return Ok(None) };
         bucket.check_readable(info, deadline).await?;
+        if let Some(revision) = at_least {
+            bucket.await_synced(info, revision, deadline).await?;
+        }
         let first = read_owner(bucket, &**raw, &lookup, read, deadline).await?;
         if first.is_some() || read == Read::Leader || !raw.config().may_be_behind() {
             return Ok(first);
@@ -97,17 +110,25 @@ async fn read_owner<T: KvModel>(
     read: Read,
     deadline: Deadline,
 ) -> Result<Option<Entry<T>>> {
+    let mut is_filtered = false;
     // Load the epoch of the connection before the requests.
     let epoch = raw.identity().connection_epoch;
     for claim in lookup.claims()? {
         let (_, Some(claim)) = read_claim(raw, &claim, read, deadline).await? else { continue };
         let Some(entry) = raw.read(KeySpace::Records, &claim.owner, ReadAt::Newest(read), deadline).await? else {
+            is_filtered = true;
             continue;
         };
         if let Some(found) = matching_record(bucket, lookup, &entry)? {
             bucket.remember_values(&entry, &found, epoch);
             return Ok(Some(found));
         }
+        is_filtered = true;
+    }
+    if is_filtered && !raw.config().may_be_behind() | (read == Read::Leader) {
+        let index = lookup.info().map_or("", |info| info.name);
+        let event = StoreEvent::IndexFiltered { bucket: bucket.name(), index, entries: 1 };
+        bucket.context().instruments().event(&event);
     }
     Ok(None)
 }

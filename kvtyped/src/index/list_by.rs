@@ -19,6 +19,7 @@ use crate::bucket::{Entry, ReadBucket};
 use crate::error::Result;
 use crate::model::index::{IndexInfo, Lookup, Many, values_of};
 use crate::model::{Indexed, KvModel};
+use crate::revision::Revision;
 
 /// The number of records that are read at once, which is one request.
 const PAGE: usize = 1_000;
@@ -74,7 +75,16 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     pub(super) fn list_of(&self, lookup: Lookup<T, Many>) -> ListBy<'_, T> {
-        ListBy { bucket: self, lookup, is_descending: false, after: None, limit: None, read: Read::Any, timeout: None }
+        ListBy {
+            bucket: self,
+            lookup,
+            is_descending: false,
+            after: None,
+            limit: None,
+            read: Read::Any,
+            at_least: None,
+            timeout: None,
+        }
     }
 }
 
@@ -88,6 +98,7 @@ pub struct ListBy<'a, T: KvModel> {
     after: Option<IndexCursor>,
     limit: Option<usize>,
     read: Read,
+    at_least: Option<Revision>,
     timeout: Option<Duration>,
 }
 
@@ -122,6 +133,13 @@ impl<'a, T: KvModel> ListBy<'a, T> {
         self
     }
 
+    /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a revision,
+    /// for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout of the call.
+    pub fn at_least(mut self, revision: Revision) -> Self {
+        self.at_least = Some(revision);
+        self
+    }
+
     /// Sets the longest time without progress. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -135,12 +153,16 @@ impl<'a, T: KvModel> ListBy<'a, T> {
 
     /// Lists the entries of the index, and prepares the stream of the records.
     pub(super) async fn entries(self, operation: &'static str) -> Result<EntriesBy<T>> {
-        let Self { bucket, lookup, is_descending, after, limit, read, timeout } = self;
+        let Self { bucket, lookup, is_descending, after, limit, read, at_least, timeout } = self;
         let raw = bucket.raw(operation)?;
         let (created, idle_timeout) = (raw.identity().created, timeout.unwrap_or_else(|| bucket.timeout()));
         let info = lookup.info();
         if let Some(info) = info {
-            bucket.check_readable(info, Deadline::after(idle_timeout)).await?;
+            let deadline = Deadline::after(idle_timeout);
+            bucket.check_readable(info, deadline).await?;
+            if let Some(revision) = at_least {
+                bucket.await_synced(info, revision, deadline).await?;
+            }
         }
         let after = after.zip(info).map(|(cursor, info)| cursor.position(created, info)).transpose()?;
         let candidates = Candidates::list(&**raw, &lookup, idle_timeout).await?;

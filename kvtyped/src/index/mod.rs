@@ -13,7 +13,7 @@
 // | `cursor` | a position in the results |
 // | `candidates` | the entries of a lookup |
 // | `page` | the records of some candidates |
-// | `get_by`, `list_by`, `count_by` | the verbs |
+// | `get_by`, `list_by`, `count_by`, `synced_revision` | the verbs |
 mod order;
 mod cursor;
 mod candidates;
@@ -21,6 +21,7 @@ mod page;
 mod get_by;
 mod list_by;
 mod count_by;
+mod synced_revision;
 
 pub use self::count_by::CountBy;
 pub use self::cursor::IndexCursor;

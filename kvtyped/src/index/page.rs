@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::model::index::{Lookup, Many, claim_key};
+use crate::observe::StoreEvent;
 
 /// A record at its position.
 pub(super) type Found<T> = (Position, Result<Entry<T>>);
@@ -37,6 +38,8 @@ pub(super) async fn read_page<T: KvModel>(
     }
     let dropped = found.iter().filter(|entry| entry.is_none()).count();
     if dropped > 0 {
+        let (index, entries) = (lookup.info().map_or("", |info| info.name), dropped as u64);
+        bucket.context().instruments().event(&StoreEvent::IndexFiltered { bucket: bucket.name(), index, entries });
         tracing::debug!(bucket = bucket.name(), dropped, "entries of an index match no record");
     }
     Ok(positions.into_iter().zip(found).filter_map(|(position, entry)| Some((position, entry?))).collect())

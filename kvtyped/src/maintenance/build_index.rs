@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::{Instant, sleep_until};
 
+use super::checkpoint::Checkpoint;
 use super::lease::{Job, JobLease};
+use super::pacer::Pacer;
 use crate::backend::ScanRequest;
 use crate::bucket::Bucket;
 use crate::config::BucketConfig;
@@ -15,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Pattern;
 use crate::model::ModelCard;
 use crate::model::index::{IndexCard, IndexInfo, IndexState, Indexed};
+use crate::revision::Revision;
 
 const OPERATION: &str = "build_index";
 
@@ -30,7 +34,7 @@ impl<T: Indexed> Bucket<T> {
     /// 3. Stores the state `readable`. A unique index with duplicates becomes `pending`: lookups read it, and
     ///    new duplicates are refused. Change the records of the report, and build again.
     ///
-    /// A build that was interrupted starts again with the next call. A build of a readable index changes nothing.
+    /// A build that was interrupted resumes with the next call. The result counts the records of that call. A build of a readable index changes nothing.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -50,13 +54,13 @@ impl<T: Indexed> Bucket<T> {
     ///
     /// Returns `Unsupported` in a bucket without write epochs, unless
     /// [`all_writers_know`](BuildIndex::all_writers_know) is set. Returns `InvalidConfig` if the model has no such index
-    /// or no name, and `Unavailable` if another job of the model runs.
+    /// or no name, or if the index is eventual, and `Unavailable` if another job of the model runs.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the index stays `writing`, and the entries so far stay.
     pub fn build_index<'a>(&'a self, index: &'a str) -> BuildIndex<'a, T> {
-        BuildIndex { bucket: self, index, all_know: false, timeout: None, on_progress: None }
+        BuildIndex { bucket: self, index, all_know: false, pace: None, wait: None, timeout: None, on_progress: None }
     }
 }
 
@@ -68,6 +72,8 @@ pub struct BuildIndex<'a, T: Indexed> {
     bucket: &'a Bucket<T>,
     index: &'a str,
     all_know: bool,
+    pace: Option<u32>,
+    wait: Option<Duration>,
     timeout: Option<Duration>,
     on_progress: Option<ProgressFn<'a>>,
 }
@@ -104,6 +110,18 @@ impl<'a, T: Indexed> BuildIndex<'a, T> {
         self
     }
 
+    /// Limits the number of records that are indexed in a second. Default: no limit.
+    pub fn pace(mut self, records_per_second: u32) -> Self {
+        self.pace = Some(records_per_second);
+        self
+    }
+
+    /// Sets how long to wait for another job of this model. Default: does not wait.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
     /// Sets the timeout of each request. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -125,14 +143,34 @@ impl<'a, T: Indexed> BuildIndex<'a, T> {
                 let reason = format!("the model has no index `{}`, or no name", self.index);
                 return Err(Error::invalid_config(reason));
             };
-            let lease = JobLease::acquire(bucket, Job::Records(OPERATION), None).await?;
+            if info.is_eventual {
+                let reason = format!("the index `{}` is eventual; `maintain_indexes` builds and keeps it", info.name);
+                return Err(Error::invalid_config(reason));
+            }
+            let lease = JobLease::acquire(bucket, Job::Records(OPERATION), self.wait).await?;
             lease.run(self.build(info)).await
         };
         built.await.map_err(|error: Error| error.of_model::<T>().with_context(OPERATION, bucket.name(), None))
     }
 
     async fn build(self, info: &'static IndexInfo) -> Result<IndexBuilt> {
-        let Self { bucket, index: _, all_know, timeout, mut on_progress } = self;
+        let Self { bucket, index: _, all_know, pace, wait: _, timeout, mut on_progress } = self;
+        let status = bucket.refresh_status(bucket.deadline(timeout)).await?;
+        let definition = u32::from_str_radix(info.fingerprint().get(..8).unwrap_or_default(), 16).unwrap_or_default();
+        let mut checkpoint = Checkpoint::of_build::<T>(info.name, definition, status.created);
+        let limit = timeout.unwrap_or(bucket.timeout());
+        let is_interrupted = bucket
+            .schema()
+            .index::<T>(info.name)
+            .is_some_and(|index| index.describes(info) && index.state == IndexState::Writing);
+        let after = match is_interrupted {
+            true => checkpoint.load(bucket, limit).await?,
+            // Writers may have written records without entries since an earlier build.
+            false => {
+                checkpoint.forget(bucket, limit).await?;
+                Revision::ZERO
+            }
+        };
         let is_built = |card: Option<&ModelCard>| {
             let index = card.and_then(|card| card.indexes.get(info.name));
             index.is_some_and(|index| index.describes(info) && index.state == IndexState::Readable)
@@ -159,34 +197,51 @@ impl<'a, T: Indexed> BuildIndex<'a, T> {
         }
         let mut built = IndexBuilt::default();
         let request = bucket.scan_request(vec![Pattern::all()].into(), timeout);
-        let records = bucket.scan(OPERATION, ScanRequest { headers_only: false, ..request })?;
-        let stored = records.map(|item| async move {
+        let records = bucket.scan(OPERATION, ScanRequest { headers_only: false, after, ..request })?;
+        let mut pacer = Pacer::new(pace, Instant::now());
+        let paced = records.then(|item| {
+            let next = pacer.next();
+            if item.as_ref().is_ok_and(|item| item.entry.is_live()) {
+                pacer.started(next.max(Instant::now()));
+            }
+            async move {
+                sleep_until(next).await;
+                item
+            }
+        });
+        let stored = paced.map(|item| async move {
             let entry = match item {
                 Ok(item) => item.entry,
                 // An illegal key is not a record.
-                Err(error) if error.key().is_some() => return Ok((0, 0, None)),
+                Err(error) if error.key().is_some() => return Ok((Revision::ZERO, 0, 0, None)),
                 Err(error) => return Err(error),
             };
+            let revision = entry.revision;
             if !entry.is_live() {
-                return Ok((0, 0, None));
+                return Ok((revision, 0, 0, None));
             }
             let slots = bucket.slots_of(&entry, |other| other.name == info.name);
             let count = slots.len() as u64;
             match bucket.index_record(entry, slots, bucket.deadline(timeout)).await {
-                Ok(()) => Ok((1, count, None)),
+                Ok(()) => Ok((revision, 1, count, None)),
                 Err(error) => match error.kind() {
                     ErrorKind::NotUnique { owner, .. } => {
-                        Ok((1, 0, Some((owner.clone(), error.key().unwrap_or_default().to_owned()))))
+                        Ok((revision, 1, 0, Some((owner.clone(), error.key().unwrap_or_default().to_owned()))))
                     }
                     _ => Err(error),
                 },
             }
         });
-        let mut stored = stored.buffer_unordered(AT_ONCE).boxed();
-        while let Some((records, entries, duplicate)) = stored.try_next().await? {
+        // In the order of the revisions, for the position of a later call.
+        let mut stored = stored.buffered(AT_ONCE).boxed();
+        while let Some((revision, records, entries, duplicate)) = stored.try_next().await? {
             built.records += records;
             built.entries += entries;
             built.duplicates.extend(duplicate);
+            // A later call has to report the duplicates.
+            if built.duplicates.is_empty() {
+                checkpoint.reached(bucket, revision).await;
+            }
             if let Some(on_progress) = &mut on_progress {
                 on_progress(IndexBuildProgress { records: built.records, entries: built.entries });
             }
@@ -197,13 +252,14 @@ impl<'a, T: Indexed> BuildIndex<'a, T> {
             Ok(with_state(bucket, card, info, state.clone()).map(|card| (card, None)))
         };
         bucket.update_card(bucket.deadline(timeout), end).await?;
+        checkpoint.remove(bucket).await;
         built.is_readable = true;
         Ok(built)
     }
 }
 
 /// Returns the card with the index in this state. `None` if the program may not change the card.
-fn with_state<T: Indexed>(
+pub(super) fn with_state<T: Indexed>(
     bucket: &Bucket<T>,
     card: Option<ModelCard>,
     info: &IndexInfo,
@@ -226,11 +282,12 @@ impl<'a, T: Indexed> IntoFuture for BuildIndex<'a, T> {
 
 impl<T: Indexed> fmt::Debug for BuildIndex<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, index, all_know, timeout, .. } = self;
+        let Self { bucket, index, all_know, pace, timeout, .. } = self;
         f.debug_struct("BuildIndex")
             .field("bucket", bucket)
             .field("index", index)
             .field("all_know", all_know)
+            .field("pace", pace)
             .field("timeout", timeout)
             .finish_non_exhaustive()
     }

@@ -16,10 +16,10 @@ use crate::revision::Revision;
 /// The shortest time between two checkpoints.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The stored position of a migration.
+/// The stored position of a migration or of a build.
 #[derive(Debug, Serialize, Deserialize)]
 struct Position {
-    /// The version that the migration writes.
+    /// The version that the migration writes, or the definition of the index that is built.
     to: u32,
     /// The position, as the text of a cursor.
     cursor: String,
@@ -40,7 +40,16 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn new<T: KvModel>(to: u32, created: SystemTime) -> Self {
-        let key = RecipeKey::new(RECIPE, T::SCHEMA.name, "cursor");
+        Self::of_part::<T>("cursor".to_owned(), to, created)
+    }
+
+    /// Creates the position of the build of an index. `definition` identifies the definition of the index.
+    pub(super) fn of_build<T: KvModel>(index: &str, definition: u32, created: SystemTime) -> Self {
+        Self::of_part::<T>(format!("cursor-{index}"), definition, created)
+    }
+
+    fn of_part<T: KvModel>(part: String, to: u32, created: SystemTime) -> Self {
+        let key = RecipeKey::new(RECIPE, T::SCHEMA.name, part);
         Self { key, to, created, stored: Revision::ZERO, next: Instant::now() }
     }
 
@@ -83,5 +92,14 @@ impl Checkpoint {
         if self.stored > Revision::ZERO {
             let _ = bucket.as_model::<RecipeRecord<Position>>().delete(&self.key).timeout(INTERVAL).await;
         }
+    }
+
+    /// Removes the position of an earlier job, which must not resume.
+    pub(super) async fn forget<T: KvModel>(&mut self, bucket: &Bucket<T>, timeout: Duration) -> Result<()> {
+        if self.load(bucket, timeout).await? > Revision::ZERO {
+            bucket.as_model::<RecipeRecord<Position>>().delete(&self.key).timeout(timeout).await?;
+            self.stored = Revision::ZERO;
+        }
+        Ok(())
     }
 }

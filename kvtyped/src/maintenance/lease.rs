@@ -35,6 +35,8 @@ pub(super) struct JobLease(Option<Lease>);
 pub(super) enum Job {
     /// A job over the records of a model, with its operation.
     Records(&'static str),
+    /// The follower of the indexes of a model, with its operation. It runs while jobs run, too.
+    Follower(&'static str),
     /// A change of the card and the write epoch, with its operation. The configuration of a bucket has no
     /// compare-and-set.
     Configuration(&'static str),
@@ -43,13 +45,14 @@ pub(super) enum Job {
 impl Job {
     fn operation(self) -> &'static str {
         match self {
-            Self::Records(operation) | Self::Configuration(operation) => operation,
+            Self::Records(operation) | Self::Follower(operation) | Self::Configuration(operation) => operation,
         }
     }
 
     fn key<T: KvModel>(self) -> RecipeKey {
         match self {
             Self::Records(_) => RecipeKey::new(RECIPE, T::SCHEMA.name, "lease"),
+            Self::Follower(_) => RecipeKey::new(RECIPE, T::SCHEMA.name, "follower-lease"),
             Self::Configuration(_) => RecipeKey::new(RECIPE, "", "configuration"),
         }
     }
@@ -62,19 +65,39 @@ impl JobLease {
     ///
     /// Returns `Unavailable`, with the holder, if another job has the lease.
     pub(super) async fn acquire<T: KvModel>(bucket: &Bucket<T>, job: Job, wait: Option<Duration>) -> Result<Self> {
+        Self::acquire_by(bucket, job, LeaseTimingOptions::default(), |request| async move {
+            match wait {
+                None => acquire_now(&request).await,
+                Some(_) => acquire_within(&request, wait).await,
+            }
+        })
+        .await
+    }
+
+    /// Takes the lease. Waits for as long as another process has it.
+    pub(super) async fn campaign<T: KvModel>(bucket: &Bucket<T>, job: Job, ttl: Option<Duration>) -> Result<Self> {
+        let timing = LeaseTimingOptions { ttl, ..LeaseTimingOptions::default() };
+        Self::acquire_by(bucket, job, timing, |request| async move { acquire_within(&request, None).await }).await
+    }
+
+    async fn acquire_by<T: KvModel, F>(
+        bucket: &Bucket<T>,
+        job: Job,
+        timing: LeaseTimingOptions,
+        acquire: impl FnOnce(AcquireRequest) -> F,
+    ) -> Result<Self>
+    where
+        F: Future<Output = Result<Lease>>,
+    {
         let leases: Bucket<RecipeRecord<LeaseRecord>> = bucket.as_model();
-        let timing = LeaseTimingOptions::default().resolve()?;
+        let timing = timing.resolve()?;
         if check_bucket(leases.config(), Some(timing.ttl)).is_err() {
             return Ok(Self(None));
         }
         let owner = default_owner(leases.connection_name());
         let record = LeaseRecord::new(owner, Some(job.operation().to_owned()), None);
         let request = AcquireRequest::new(leases, job.key::<T>(), T::SCHEMA.name.to_owned(), record, timing);
-        let acquired = match wait {
-            None => acquire_now(&request).await,
-            Some(wait) => acquire_within(&request, wait).await,
-        };
-        match acquired {
+        match acquire(request).await {
             Ok(lease) => Ok(Self(Some(lease))),
             Err(error) if cannot_hold_leases(&error) => Ok(Self(None)),
             Err(error) => Err(error),
@@ -132,13 +155,13 @@ async fn acquire_now(request: &AcquireRequest) -> Result<Lease> {
     }
 }
 
-async fn acquire_within(request: &AcquireRequest, wait: Duration) -> Result<Lease> {
-    let limit = WaitLimit::start(Some(wait));
+async fn acquire_within(request: &AcquireRequest, wait: Option<Duration>) -> Result<Lease> {
+    let limit = WaitLimit::start(wait);
     let acquire = || {
         let mut request = request.clone();
         async move {
             let status = Arc::<AcquireStatus>::default();
-            (request.status, request.retry_transient) = (Arc::clone(&status), true);
+            (request.status, request.retry_transient) = (Arc::clone(&status), limit.is_given());
             let blocked = request.clone();
             let resolve =
                 |found: Result<Found<LeaseRecord>>| found.err().map(|error| Err::<(), _>(unreadable(error, &blocked)));

@@ -9,6 +9,7 @@
 //! | to add an index to a bucket with records | [`Bucket::build_index`](crate::Bucket::build_index) |
 //! | to compare indexes with the records, and to repair them | [`Bucket::verify_indexes`](crate::Bucket::verify_indexes) |
 //! | to remove an index | [`Bucket::drop_index`](crate::Bucket::drop_index) |
+//! | to index what other clients write | [`Bucket::maintain_indexes`](crate::Bucket::maintain_indexes) |
 //!
 //! # One job at a time
 //!
@@ -31,7 +32,9 @@
 // | `engine` | one pass over the records |
 // | `options` | the options that all jobs share |
 // | `migrate`, `rewrite` | the jobs over all records |
-// | `verify_indexes`, `build_index`, `drop_index` | the entries of all records |
+// | `follow_record`, `verify_indexes`, `build_index` | the entries of one record and of all records |
+// | `follower`, `maintain_indexes` | the entries of changed records: one term, and the loop of a service |
+// | `drop_index` | the removal of an index |
 mod lease;
 mod versions;
 mod switch;
@@ -42,13 +45,18 @@ mod engine;
 mod options;
 mod migrate;
 mod rewrite;
+mod follow_record;
 mod verify_indexes;
 mod build_index;
+mod follower;
+mod maintain_indexes;
 mod drop_index;
 
 pub use self::build_index::{BuildIndex, IndexBuildProgress, IndexBuilt};
 pub use self::drop_index::DropIndex;
 pub use self::engine::RewriteProgress;
+pub use self::follow_record::IndexDuplicate;
+pub use self::maintain_indexes::{MaintainIndexes, MaintainIndexesUntil};
 pub use self::migrate::{DryRun, Migrate, Migrated, MigrationPlan};
 pub use self::rewrite::{Rewrite, Rewritten};
 pub use self::switch::{SwitchVersion, VersionSwitch};

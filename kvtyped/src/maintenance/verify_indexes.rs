@@ -9,14 +9,15 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
+use super::follow_record::erase_slot;
 use crate::backend::{Deadline, KeySpace, ListKeysRequest, RawEntry, ScanRequest};
-use crate::bucket::index::clean::CleanEnd;
 use crate::bucket::index::repair::is_same;
 use crate::bucket::index::slot::Slot;
 use crate::bucket::{Bucket, ReadBucket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, Pattern};
 use crate::model::index::{IndexInfo, Indexed, claims, entries, parse_claim, parse_entry};
+use crate::revision::Revision;
 
 const OPERATION: &str = "verify_indexes";
 
@@ -100,6 +101,12 @@ pub struct IndexCheck {
     pub duplicates: Vec<(String, String)>,
 }
 
+impl IndexCheck {
+    pub(super) fn new(info: &IndexInfo) -> Self {
+        Self { index: info.name, entries: 0, missing: 0, stale: 0, repaired: 0, duplicates: Vec::new() }
+    }
+}
+
 impl IndexReport {
     /// Whether every record has its entries and every entry its record.
     pub fn is_clean(&self) -> bool {
@@ -128,15 +135,7 @@ impl<T: Indexed> VerifyIndexes<'_, T> {
 
     async fn steps(self) -> Result<IndexReport> {
         let Self { bucket, repair, timeout } = self;
-        let check = |info: &IndexInfo| IndexCheck {
-            index: info.name,
-            entries: 0,
-            missing: 0,
-            stale: 0,
-            repaired: 0,
-            duplicates: Vec::new(),
-        };
-        let mut report = IndexReport { records: 0, indexes: T::__INDEXES.iter().map(check).collect() };
+        let mut report = IndexReport { records: 0, indexes: T::__INDEXES.iter().map(IndexCheck::new).collect() };
         // A fingerprint replaces a read of an entry that was listed, and of a record that was scanned.
         let (mut listed, mut expected) = (Fingerprints::default(), Fingerprints::default());
         for info in T::__INDEXES.iter().filter(|info| !info.is_eventual && !info.is_unique()) {
@@ -221,7 +220,7 @@ async fn check_record<T: Indexed>(
 }
 
 /// Counts the entries or claims of an index, and removes the stale ones.
-async fn check_entries<T: Indexed>(
+pub(super) async fn check_entries<T: Indexed>(
     bucket: &Bucket<T>,
     (index, info): (usize, &'static IndexInfo),
     expected: &Fingerprints,
@@ -237,6 +236,11 @@ async fn check_entries<T: Indexed>(
             let slots: Vec<_> = keys.iter().filter_map(|key| parse(model, index, info, key)).collect();
             check.entries += slots.len() as u64;
             let owners = bucket.owners_of(&slots, info.is_unique(), deadline).await?;
+            // Entries of records that are written after this revision are newer.
+            let through = match info.is_eventual {
+                true => bucket.refresh_status(deadline).await?.last_revision,
+                false => Revision::ZERO,
+            };
             // A claim without an owner was freed during the listing.
             let owned = slots.into_iter().zip(owners).filter_map(|((slot, _), owner)| Some((slot, owner?)));
             let doubtful: Vec<_> = owned.filter(|(slot, owner)| !expected.has(&(&slot.key, owner))).collect();
@@ -249,8 +253,8 @@ async fn check_entries<T: Indexed>(
                 check.stale += 1;
                 if repair {
                     let owner = (!info.is_unique()).then_some(owner);
-                    let end = bucket.clean_slot(slot, owner, bucket.deadline(timeout)).await?;
-                    check.repaired += u64::from(matches!(end, CleanEnd::Erase(_)));
+                    let is_erased = erase_slot(bucket, slot, owner, info, through, timeout).await?;
+                    check.repaired += u64::from(is_erased);
                 }
             }
         }
@@ -273,7 +277,7 @@ fn list<T: Indexed>(
 
 /// Hashes of keys, with a random number of the process.
 #[derive(Default)]
-struct Fingerprints {
+pub(super) struct Fingerprints {
     state: RandomState,
     known: HashSet<u64>,
 }

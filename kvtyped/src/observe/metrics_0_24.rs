@@ -23,6 +23,10 @@ use crate::error::Outcome;
 /// | `kvtyped.lock.hold` | histogram, seconds | recipe, name of the set of leases |
 /// | `kvtyped.lock.lost` | counter | recipe, name of the set of leases |
 /// | `kvtyped.leader` | gauge: 1 while this process leads | election |
+/// | `kvtyped.index.filtered` | counter: entries that lookups dropped | bucket, index |
+/// | `kvtyped.index.stored`, `kvtyped.index.erased` | counters: repairs of the follower | bucket, index |
+/// | `kvtyped.index.duplicates` | counter: records with the unique value of another one | bucket, index |
+/// | `kvtyped.index.follower.age` | gauge, seconds: since the follower had handled all changes | bucket |
 /// | `kvtyped.rate.denied` | counter | limiter |
 /// | `kvtyped.connection.reconnects` | counter | – |
 ///
@@ -60,6 +64,11 @@ impl MetricsObserver {
         describe_histogram!("kvtyped.lock.hold", Unit::Seconds, "Duration of a held lease.");
         describe_counter!("kvtyped.lock.lost", Unit::Count, "Leases that were lost rather than released.");
         describe_gauge!("kvtyped.leader", Unit::Count, "Whether this process leads.");
+        describe_counter!("kvtyped.index.filtered", Unit::Count, "Index entries that lookups dropped.");
+        describe_counter!("kvtyped.index.stored", Unit::Count, "Index entries that the follower stored.");
+        describe_counter!("kvtyped.index.erased", Unit::Count, "Index entries that the follower erased.");
+        describe_counter!("kvtyped.index.duplicates", Unit::Count, "Records with the unique value of another one.");
+        describe_gauge!("kvtyped.index.follower.age", Unit::Seconds, "Time since all changes were handled.");
         describe_counter!("kvtyped.rate.denied", Unit::Count, "Events that a rate limiter denied.");
         describe_counter!("kvtyped.connection.reconnects", Unit::Count, "Connections after the first one.");
         Self {}
@@ -141,9 +150,27 @@ impl Observer for MetricsObserver {
                     counter!("kvtyped.lock.lost", &labels).increment(1);
                 }
             }
+            StoreEvent::IndexFiltered { bucket, index, entries } => {
+                counter!("kvtyped.index.filtered", &index_labels(bucket, index)).increment(entries);
+            }
+            StoreEvent::IndexRepaired { bucket, index, stored, erased } => {
+                let labels = index_labels(bucket, index);
+                counter!("kvtyped.index.stored", &labels).increment(stored);
+                counter!("kvtyped.index.erased", &labels).increment(erased);
+            }
+            StoreEvent::IndexDuplicate { bucket, index } => {
+                counter!("kvtyped.index.duplicates", &index_labels(bucket, index)).increment(1);
+            }
+            StoreEvent::IndexFollower { bucket, age } => {
+                gauge!("kvtyped.index.follower.age", "bucket" => bucket.to_owned()).set(age.as_secs_f64());
+            }
             StoreEvent::RateDenied { limiter, .. } => {
                 counter!("kvtyped.rate.denied", "limiter" => limiter.to_owned()).increment(1);
             }
         }
     }
+}
+
+fn index_labels(bucket: &str, index: &str) -> [(&'static str, SharedString); 2] {
+    [("bucket", bucket.to_owned().into()), ("index", index.to_owned().into())]
 }

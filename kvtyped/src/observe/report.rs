@@ -155,6 +155,41 @@ pub enum StoreEvent<'a> {
         /// Whether the lease was lost, and not released.
         lost: bool,
     },
+    /// A lookup dropped index entries whose records do not match: records that expired, or that another client changed.
+    IndexFiltered {
+        /// The bucket.
+        bucket: &'a str,
+        /// The index.
+        index: &'a str,
+        /// The number of entries.
+        entries: u64,
+    },
+    /// The follower of the indexes repaired an index; see [`maintain_indexes`](crate::Bucket::maintain_indexes).
+    IndexRepaired {
+        /// The bucket.
+        bucket: &'a str,
+        /// The index.
+        index: &'a str,
+        /// The number of entries and claims that were stored.
+        stored: u64,
+        /// The number of entries and claims that were erased.
+        erased: u64,
+    },
+    /// The follower of the indexes found two records with one unique value.
+    IndexDuplicate {
+        /// The bucket.
+        bucket: &'a str,
+        /// The index.
+        index: &'a str,
+    },
+    /// The age of the follower of the indexes: how long ago it had handled all changes. Reported every five seconds by the
+    /// process that leads.
+    IndexFollower {
+        /// The bucket.
+        bucket: &'a str,
+        /// The age.
+        age: Duration,
+    },
     /// A rate limiter denied an event.
     RateDenied {
         /// The bucket of the limiter.

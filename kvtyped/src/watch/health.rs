@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bucket::ReadBucket;
+use crate::bucket::index::synced::FollowerState;
 use crate::context::StoreContext;
 use crate::error::{ErrorKind, Result};
 use crate::model::KvModel;
@@ -26,6 +27,10 @@ pub struct BucketHealth {
     /// The [staleness](crate::Cache::staleness) of the oldest open cache of this handle and its clones. `None` if no
     /// cache is open.
     pub oldest_cache: Option<Duration>,
+    /// How long ago the follower of the indexes that this handle or a clone runs had handled all changes. It also grows
+    /// while the follower waits after a failure. `None` if this handle runs no follower, or another process leads. See
+    /// [`maintain_indexes`](crate::Bucket::maintain_indexes).
+    pub index_follower: Option<Duration>,
 }
 
 impl BucketHealth {
@@ -143,6 +148,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     async fn run_health(&self) -> Result<BucketHealth> {
         let oldest_cache = self.shared::<OpenCaches>().oldest();
+        let index_follower = self.shared::<FollowerState>().age();
         match self.status_for("health").await {
             Ok(status) => Ok(BucketHealth {
                 has_leader: status.has_leader,
@@ -150,6 +156,7 @@ impl<T: KvModel> ReadBucket<T> {
                 bytes: Some(status.bytes),
                 max_bytes: status.config.max_bytes,
                 oldest_cache,
+                index_follower,
             }),
             Err(error) if is_silent(error.kind()) && self.is_connected() => Ok(BucketHealth {
                 has_leader: false,
@@ -157,6 +164,7 @@ impl<T: KvModel> ReadBucket<T> {
                 bytes: None,
                 max_bytes: self.config().max_bytes,
                 oldest_cache,
+                index_follower,
             }),
             Err(error) => Err(error),
         }

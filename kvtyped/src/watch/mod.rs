@@ -17,12 +17,12 @@
 // | `builder`, `wait` | the operations `watch` and `wait_for` |
 // | `health` | the health of a bucket and its caches |
 // | `cache`, `live` | local copies of many records, and of one record |
-mod update;
+pub(crate) mod update;
 mod resume;
 mod coalesce;
 mod event;
 mod expiry;
-mod start;
+pub(crate) mod start;
 mod builder;
 mod wait;
 mod health;

@@ -22,6 +22,7 @@ mod faulty_connections;
 mod files;
 mod frozen;
 mod history;
+mod indexes;
 mod killed;
 mod leases;
 mod orderly;
@@ -120,6 +121,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "the control: a transform that names the epoch loses writes",
         false,
         switches::with_moving_transform
+    ),
+    scenario!(
+        "indexes-leader-killed",
+        "kill -9 of the leader between entries and records of indexes",
+        true,
+        indexes::leader_killed
     ),
     scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
     scenario!("file-killed", "kill -9 of a process that writes to a file", true, files::killed),

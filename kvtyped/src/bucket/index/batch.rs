@@ -5,15 +5,15 @@ use std::collections::{HashMap, HashSet};
 use futures::future::join_all;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
-use super::slot::{Slot, slot_changes};
-use super::store::{claim_body, stored_values};
+use super::slot::{BaseValues, Slot, slot_changes};
+use super::store::{claim_body, replaced_values, stored_values};
 use crate::backend::{Batch, Deadline, KeySpace, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::Target;
 use crate::bucket::handle::ReadBucket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
-use crate::model::index::{IndexInfo, IndexValues};
+use crate::model::index::{IndexInfo, IndexValues, kept_by_writers};
 use crate::revision::Revision;
 
 /// The indexes of one of the models that take part in a batch.
@@ -21,13 +21,19 @@ use crate::revision::Revision;
 pub(crate) struct ModelIndexes {
     indexes: &'static [IndexInfo],
     values: fn(Option<&RawEntry>) -> Option<IndexValues>,
-    changes: fn(&Key, Option<&IndexValues>, &IndexValues) -> Result<SlotChanges<Slot>>,
+    replaced: fn(Option<&RawEntry>) -> BaseValues,
+    changes: fn(&Key, &BaseValues, &IndexValues) -> Result<SlotChanges<Slot>>,
 }
 
 impl ModelIndexes {
     /// Returns the indexes of a model. `None` for a model without indexes.
     pub(crate) fn of<T: KvModel>() -> Option<Self> {
-        let indexes = Self { indexes: T::__INDEXES, values: stored_values::<T>, changes: slot_changes::<T> };
+        let indexes = Self {
+            indexes: T::__INDEXES,
+            values: stored_values::<T>,
+            replaced: replaced_values::<T>,
+            changes: slot_changes::<T>,
+        };
         (!T::__INDEXES.is_empty()).then_some(indexes)
     }
 }
@@ -39,6 +45,17 @@ pub(crate) struct BatchRecord {
     pub(crate) write: Write,
     /// The entry that the write replaces, the index values of the new record, and the indexes of its model.
     pub(crate) indexed: Option<(Option<RawEntry>, IndexValues, ModelIndexes)>,
+}
+
+impl BatchRecord {
+    /// Returns the write with an operation id, and with the mark of its indexes.
+    fn write_as(&self, id: OperationId) -> Write {
+        let mut write = Write { id, ..self.write.clone() };
+        if let Some((_, _, indexes)) = &self.indexed {
+            write.headers = write.headers.with_indexes(kept_by_writers(indexes.indexes));
+        }
+        write
+    }
 }
 
 struct Member {
@@ -104,7 +121,7 @@ impl<T: KvModel> ReadBucket<T> {
             }
             // A batch that was refused is another operation.
             let ids: Vec<_> = records.iter().map(|_| OperationId::generate()).collect();
-            let own = records.iter().zip(&ids).map(|(record, id)| Write { id: id.clone(), ..record.write.clone() });
+            let own = records.iter().zip(&ids).map(|(record, id)| record.write_as(id.clone()));
             let contradiction = claims.iter().find_map(|claim| contradiction(claim, &preconditions));
             let writes = entries.into_iter().chain(claims).chain(own).collect();
             let batch = Batch { writes, preconditions: preconditions.clone() };
@@ -191,7 +208,7 @@ fn members(records: &[BatchRecord]) -> Result<(Vec<Member>, HashMap<Key, IndexVa
     let mut gained: HashMap<Slot, Key> = HashMap::new();
     for (position, BatchRecord { write, indexed }) in records.iter().enumerate() {
         let Some((base, new, indexes)) = indexed else { continue };
-        let changes = (indexes.changes)(&write.key, (indexes.values)(base.as_ref()).as_ref(), new)?;
+        let changes = (indexes.changes)(&write.key, &(indexes.replaced)(base.as_ref()), new)?;
         for slot in &changes.claims {
             if let Some(other) = gained.insert(slot.clone(), write.key.clone()) {
                 return Err(not_unique(*indexes, slot, &other));

@@ -10,6 +10,7 @@ pub(crate) mod store;
 pub(crate) mod write;
 pub(crate) mod batch;
 pub(crate) mod repair;
+pub(crate) mod synced;
 
 #[cfg(test)]
 mod tests;

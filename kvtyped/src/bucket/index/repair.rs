@@ -23,7 +23,7 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) fn slots_of(&self, entry: &RawEntry, is_selected: impl Fn(&IndexInfo) -> bool) -> Vec<Slot> {
         let values: IndexValues = stored_values::<T>(Some(entry)).unwrap_or_default();
         // A value that is too long has no entry: it was stored before the index existed.
-        let slot = |value| Slot::new::<T>(value, &entry.key).ok().flatten();
+        let slot = |value| Slot::of_any::<T>(value, &entry.key).ok().flatten();
         values.iter().filter_map(slot).filter(|slot| slot.info::<T>().is_some_and(&is_selected)).collect()
     }
 
@@ -46,6 +46,34 @@ impl<T: KvModel> ReadBucket<T> {
             slots.into_iter().filter(is_missing).collect()
         };
         Ok(records.into_iter().map(&mut missing).collect())
+    }
+
+    /// Returns the slots of a record that have to be stored: they do not exist, name another record, or may be about to be
+    /// erased. The latter is impossible for a slot that is newer than the record. `is_kept` is whether the writers of an
+    /// index have kept the entries of this record.
+    pub(crate) async fn unsure_slots(
+        &self,
+        entry: &RawEntry,
+        slots: Vec<Slot>,
+        is_kept: impl Fn(&IndexInfo) -> bool,
+        deadline: Deadline,
+    ) -> Result<Vec<Slot>> {
+        let keys: Vec<Key> = slots.iter().map(|slot| slot.key.clone()).collect();
+        let found = self.inner.raw.read_many(KeySpace::Index, &keys, Read::Leader, deadline).await?;
+        let is_sure = |slot: &Slot, found: &RawEntry| {
+            let Some(info) = slot.info::<T>() else { return false };
+            let is_own = !info.is_unique()
+                || stored_claim(found).is_ok_and(|claim| claim.is_some_and(|claim| claim.owner == entry.key));
+            is_own && (is_kept(info) || found.revision > entry.revision)
+        };
+        let unsure = slots.into_iter().zip(found);
+        let unsure = unsure.filter(|(slot, found)| !found.as_ref().is_some_and(|found| is_sure(slot, found)));
+        Ok(unsure.map(|(slot, _)| slot).collect())
+    }
+
+    /// Erases an entry that only followers write, up to a revision.
+    pub(crate) async fn erase_followed(&self, slot: &Slot, through: Revision, deadline: Deadline) -> Result<()> {
+        self.inner.raw.purge_through(KeySpace::Index, &slot.key, through, deadline).await.map(drop)
     }
 
     /// Stores entries and claims of a record that was read, whether they exist or not.

@@ -26,8 +26,20 @@ impl Slot {
     ///
     /// Returns `InvalidKey` if the value and the key are too long together.
     pub(crate) fn new<T: KvModel>(value: &IndexValue, record: &Key) -> Result<Option<Self>> {
+        match T::__INDEXES.get(value.index) {
+            Some(info) if info.is_eventual => Ok(None),
+            _ => Self::of_any::<T>(value, record),
+        }
+    }
+
+    /// Returns the address of a value of a record, also in an eventual index.
+    ///
+    /// # Errors
+    ///
+    /// Returns `InvalidKey` if the value and the key are too long together.
+    pub(crate) fn of_any<T: KvModel>(value: &IndexValue, record: &Key) -> Result<Option<Self>> {
         let IndexValue { index, text } = value;
-        let Some(info) = T::__INDEXES.get(*index).filter(|info| !info.is_eventual) else { return Ok(None) };
+        let Some(info) = T::__INDEXES.get(*index) else { return Ok(None) };
         let key = match info.is_unique() {
             true => claim_key(T::SCHEMA.name, info, text)?,
             false => entry_key(T::SCHEMA.name, info, text, record)?,
@@ -45,17 +57,23 @@ impl Slot {
     }
 }
 
-/// Returns what a write changes. `old` is `None` if the replaced record does not decode: its entries then stay, and all
-/// entries of the new record are stored.
-pub(crate) fn slot_changes<T: KvModel>(
-    record: &Key,
-    old: Option<&IndexValues>,
-    new: &IndexValues,
-) -> Result<SlotChanges<Slot>> {
+/// The record that a write replaces.
+#[derive(Debug, Clone)]
+pub(crate) struct BaseValues {
+    /// The index values. `None` if the record does not decode: its entries then stay.
+    pub(super) values: Option<IndexValues>,
+    /// Whether the writer of the record has kept its entries. Otherwise they may be missing, or may be about to be erased
+    /// by an earlier writer.
+    pub(super) is_kept: bool,
+}
+
+/// Returns what a write changes.
+pub(crate) fn slot_changes<T: KvModel>(record: &Key, old: &BaseValues, new: &IndexValues) -> Result<SlotChanges<Slot>> {
     let nothing = IndexValues::default();
-    let known = old.unwrap_or(&nothing);
+    let known = old.values.as_ref().unwrap_or(&nothing);
+    let stored = if old.is_kept { known } else { &nothing };
     let mut changes = SlotChanges { entries: Vec::new(), claims: Vec::new(), lost: Vec::new() };
-    for value in new.without(known) {
+    for value in new.without(stored) {
         let Some(slot) = Slot::new::<T>(value, record)? else { continue };
         match slot.info::<T>().is_some_and(IndexInfo::is_unique) {
             true => changes.claims.push(slot),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::attempt::{Claim, Reply};
-use super::slot::Slot;
+use super::slot::{BaseValues, Slot};
 use crate::backend::{Deadline, KeySpace, RawEntry, Read, ReadAt, RecordHeaders, Write, WriteKind, run_in_background};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::decode;
@@ -12,7 +12,7 @@ use crate::bucket::indexes::read_claim;
 use crate::error::{ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::model::KvModel;
-use crate::model::index::{self, IndexInfo, IndexValues, values_of};
+use crate::model::index::{self, IndexInfo, IndexValues, kept_by_writers, values_of};
 use crate::revision::Revision;
 use crate::ttl::Ttl;
 
@@ -21,6 +21,13 @@ pub(crate) fn stored_values<T: KvModel>(entry: Option<&RawEntry>) -> Option<Inde
     let Some(entry) = entry else { return Some(IndexValues::default()) };
     let record = decode::value::<T>(entry).ok()?;
     Some(record.as_ref().map(values_of).unwrap_or_default())
+}
+
+/// Returns the index values of the record that a write replaces.
+pub(crate) fn replaced_values<T: KvModel>(base: Option<&RawEntry>) -> BaseValues {
+    // Without a record, nothing needs an entry.
+    let is_kept = base.is_none_or(|base| base.headers.indexes() == kept_by_writers(T::__INDEXES));
+    BaseValues { values: stored_values::<T>(base), is_kept }
 }
 
 /// Returns the body of the claim of a record.

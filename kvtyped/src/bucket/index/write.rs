@@ -4,8 +4,8 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, Task};
-use super::slot::{Slot, slot_changes};
-use super::store::{claim_body, stored_values, write_reply};
+use super::slot::{BaseValues, Slot, slot_changes};
+use super::store::{claim_body, replaced_values, write_reply};
 use crate::backend::{Batch, Deadline, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::entry::Entry;
@@ -15,7 +15,7 @@ use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::model::KvModel;
-use crate::model::index::{IndexValues, values_of};
+use crate::model::index::{IndexValues, kept_by_writers, values_of};
 use crate::revision::Revision;
 
 /// A write of a record with its index entries.
@@ -35,16 +35,15 @@ pub(crate) struct IndexedWrite<'a> {
 pub(crate) enum Replaced<'a> {
     /// The entry of the key, if there is one.
     Entry(Option<&'a RawEntry>),
-    /// The index values of the record.
+    /// The index values of a record whose writer has kept its entries.
     Values(IndexValues),
 }
 
 impl Replaced<'_> {
-    /// Returns the index values of the record. `None` if the record does not decode.
-    fn into_values<T: KvModel>(self) -> Option<IndexValues> {
+    fn into_base<T: KvModel>(self) -> BaseValues {
         match self {
-            Self::Entry(entry) => stored_values::<T>(entry),
-            Self::Values(values) => Some(values),
+            Self::Entry(entry) => replaced_values::<T>(entry),
+            Self::Values(values) => BaseValues { values: Some(values), is_kept: true },
         }
     }
 }
@@ -73,11 +72,14 @@ impl<T: KvModel> ReadBucket<T> {
     ) -> Result<(Revision, OperationId)> {
         let IndexedWrite { old, expected, mut content, on, is_one_of_many } = write;
         let (index, target) = (content.index.take(), content.target);
+        if index.is_some() {
+            content.headers = content.headers.with_indexes(kept_by_writers(T::__INDEXES));
+        }
         let write = content.write(key.clone()).if_revision(expected);
         // Load the epoch of the connection before the request.
         let epoch = self.inner.raw.identity().connection_epoch;
         let changes = match &index {
-            Some(new) => slot_changes::<T>(key, old.into_values::<T>().as_ref(), new)?,
+            Some(new) => slot_changes::<T>(key, &old.into_base::<T>(), new)?,
             None => Default::default(),
         };
         let (revision, id) = match changes.is_empty() {
@@ -100,9 +102,9 @@ impl<T: KvModel> ReadBucket<T> {
         Ok((self.record_write(revision, &id), id))
     }
 
-    /// Remembers the index values of a record that was read.
+    /// Remembers the index values of a record that was read, if its writer has kept its entries.
     pub(crate) fn remember_values(&self, entry: &RawEntry, record: &Entry<T>, epoch: u64) {
-        if !T::__INDEXES.is_empty() {
+        if !T::__INDEXES.is_empty() && entry.headers.indexes() == kept_by_writers(T::__INDEXES) {
             self.inner.known_values.remember(&entry.key, entry.revision, epoch, values_of::<T>(record));
         }
     }

@@ -69,9 +69,24 @@ impl IndexInfo {
     }
 }
 
+/// Returns the fingerprint of the indexes whose entries each writer of a model keeps, for the header of its records.
+/// `None` if writers keep none.
+pub(crate) fn kept_by_writers(indexes: &[IndexInfo]) -> Option<u32> {
+    // FNV-1a. A program must return the same number in every version of this crate.
+    let add = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let kept = indexes.iter().filter(|index| !index.is_eventual).map(|index| {
+        let properties = [index.is_unique().into(), index.is_hashed.into(), 0xff];
+        let bytes = index.name.as_bytes().iter().chain(&[0xff]).chain(index.definition.as_bytes());
+        let segments = index.segments.to_le_bytes();
+        bytes.chain(&segments[..1]).chain(&properties).fold(0x811c_9dc5, add)
+    });
+    // The order of the indexes does not matter.
+    kept.reduce(u32::wrapping_add)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{IndexInfo, IndexKind};
+    use super::{IndexInfo, IndexKind, kept_by_writers};
 
     #[test]
     fn fingerprint_covers_what_entries_depend_on() {
@@ -87,6 +102,20 @@ mod tests {
         ];
         for other in others {
             assert_ne!(other.fingerprint(), index.fingerprint(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn mark_of_writers_covers_the_kept_indexes() {
+        let (email, team) =
+            (IndexInfo::new("email", IndexKind::Unique, "{email}"), IndexInfo::new("team", IndexKind::Many, "{team}"));
+        let mark = kept_by_writers(&[email, team]);
+        assert_eq!(mark, Some(0x67a4_104b));
+        assert_eq!(kept_by_writers(&[team, email]), mark);
+        assert_eq!(kept_by_writers(&[email, team.eventual()]), kept_by_writers(&[email]));
+        assert_eq!(kept_by_writers(&[team.eventual()]), None);
+        for other in [[email, team.segments(2)], [email, team.hashed()], [email, email]] {
+            assert_ne!(kept_by_writers(&other), mark, "{other:?}");
         }
     }
 }

@@ -16,6 +16,7 @@ pub use self::argument::{IndexArgument, IndexRange};
 pub use self::card::{IndexCard, IndexState};
 pub use self::claim::Claim;
 pub use self::indexable::Indexable;
+pub(crate) use self::info::kept_by_writers;
 pub use self::info::{IndexInfo, IndexKind};
 pub use self::layout::{claim_key, claims, entries, entries_of_record, entry_key, parse_claim, parse_entry};
 pub use self::lookup::{Lookup, Many, One, UniqueLookup};

@@ -98,7 +98,7 @@ fn marker_removed_before_a_pending_create_loses_the_entry() {
     let compact = Program::Compact { key: 0 };
     let mut case = Model::entries(&[write(B), write(NONE), write(B), compact]);
     // The key has no entry at the start.
-    case.start.history[0] = vec![super::model::Record { value: NONE, revision: 0 }];
+    case.start.history[0] = vec![super::model::Record { value: NONE, revision: 0, is_kept: true }];
     case.start.records[0] = case.start.history[0][0];
     case.start.entries[0] = [0; super::model::VALUES];
     caught(&[case], Mutant::MarkerRemovedTooEarly, 1);

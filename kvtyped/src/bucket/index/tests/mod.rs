@@ -6,6 +6,7 @@
 mod build;
 mod entries;
 mod explore;
+mod follow;
 mod model;
 mod step;
 mod unique;

@@ -35,6 +35,8 @@ impl Slot {
 pub(super) struct Record {
     pub(super) value: u8,
     pub(super) revision: u64,
+    /// Whether its writer has kept the entries.
+    pub(super) is_kept: bool,
 }
 
 /// The program of a process.
@@ -52,6 +54,10 @@ pub(super) enum Program {
     Build,
     /// Removes the delete marker of a record.
     Compact { key: u8 },
+    /// Writes a record blindly, while the index is in use.
+    Foreign { key: u8, value: u8 },
+    /// Repairs the entries of a record after changes, at most this many times.
+    Follow { key: u8, rounds: u8 },
 }
 
 /// A rule that is broken on purpose.
@@ -69,6 +75,9 @@ pub(super) enum Mutant {
     LoweredExpectation,
     BlindTakeOver,
     MarkerRemovedTooEarly,
+    FollowerErasesWithoutCondition,
+    FollowerTrustsFoundEntries,
+    WriterTrustsForeignRecords,
     NoEpoch,
     ScanBeforeSwitch,
     ReadableBeforeScan,
@@ -119,6 +128,8 @@ impl Model {
         start.set_record(0, A, 2);
         start.next = 3;
         (start.epoch, start.is_readable) = (0, false);
+        start.records[0].is_kept = false;
+        start.history[0] = vec![start.records[0]];
         Self::new(programs, start, true, false)
     }
 
@@ -144,6 +155,11 @@ impl Model {
 
     pub(super) fn with_stale_leader(self) -> Self {
         Self { stale_leader: true, ..self }
+    }
+
+    /// Whether a program without the index writes while the index is in use.
+    fn has_foreign(&self) -> bool {
+        self.programs.iter().any(|program| matches!(program, Program::Foreign { .. }))
     }
 
     pub(super) fn is(&self, mutant: Mutant) -> bool {
@@ -189,6 +205,8 @@ pub(super) struct World {
     pub(super) next: u64,
     pub(super) epoch: u8,
     pub(super) is_readable: bool,
+    /// The newest revision of each record whose entries a follower has stored.
+    pub(super) followed: [u64; KEYS],
     /// The number of replies that may still be lost.
     pub(super) lost_replies: u8,
     pub(super) in_flight: Vec<InFlight>,
@@ -197,7 +215,7 @@ pub(super) struct World {
 
 impl World {
     fn empty() -> Self {
-        let none = Record { value: NONE, revision: 0 };
+        let none = Record { value: NONE, revision: 0, is_kept: true };
         Self {
             records: [none; KEYS],
             history: std::array::from_fn(|_| vec![none]),
@@ -206,6 +224,7 @@ impl World {
             next: 1,
             epoch: 1,
             is_readable: true,
+            followed: [0; KEYS],
             lost_replies: 0,
             in_flight: Vec::new(),
             processes: Vec::new(),
@@ -213,7 +232,7 @@ impl World {
     }
 
     fn set_record(&mut self, key: usize, value: u8, revision: u64) {
-        self.records[key] = Record { value, revision };
+        self.records[key] = Record { value, revision, is_kept: true };
         self.history[key] = vec![self.records[key]];
     }
 
@@ -222,8 +241,8 @@ impl World {
         self.next - 1
     }
 
-    pub(super) fn write_record(&mut self, key: u8, value: u8) -> u64 {
-        let record = Record { value, revision: self.take_revision() };
+    pub(super) fn write_record(&mut self, key: u8, value: u8, is_kept: bool) -> u64 {
+        let record = Record { value, revision: self.take_revision(), is_kept };
         self.records[key as usize] = record;
         self.history[key as usize].push(record);
         record.revision
@@ -283,7 +302,12 @@ impl World {
 
     /// Returns the violated invariant, if any.
     pub(super) fn violation(&self, model: &Model) -> Option<&'static str> {
-        let live = || (0..KEYS).filter(|key| self.records[*key].value != NONE);
+        // A lookup may miss a foreign record that no follower has handled.
+        let is_handled = |key: &usize| {
+            let Record { revision, is_kept, .. } = self.records[*key];
+            is_kept || self.followed[*key] == revision || !model.has_foreign()
+        };
+        let live = || (0..KEYS).filter(|key| self.records[*key].value != NONE).filter(is_handled);
         if model.has_entries
             && self.is_readable
             && live().any(|key| self.entries[key][self.records[key].value as usize] == 0)
@@ -295,7 +319,7 @@ impl World {
                 let claim = &self.claims[self.records[key].value as usize];
                 claim.as_ref().is_some_and(|claim| claim.owner as usize == key)
             };
-            if self.records[0].value != NONE && self.records[0].value == self.records[1].value {
+            if live().count() == KEYS && self.records[0].value == self.records[1].value {
                 return Some("two records have one unique value");
             }
             if live().any(|key| !owns(key)) {
@@ -308,7 +332,7 @@ impl World {
     /// Performs an effect for a process and returns its reply.
     pub(super) fn perform(&mut self, model: &Model, on: &InFlight) -> Reply<u8> {
         let InFlight { process, key, expected, effect } = on;
-        let is_cleaner = matches!(model.programs[*process], Program::CleanEntry { .. } | Program::CleanClaim { .. });
+        let is_cleaner = *key == u8::MAX;
         let written = |revision| Reply::Written(Revision::new(revision));
         match effect {
             Effect::CreateEntry(slot) | Effect::PutEntry(slot) => {
@@ -319,6 +343,11 @@ impl World {
                     return written(0);
                 }
                 let is_blind = model.is(Mutant::FailedWriterErasesForeignEntry);
+                let is_found = self.entries[key as usize][value as usize] != 0;
+                let is_follower = matches!(model.programs[*process], Program::Follow { .. });
+                if is_follower && is_found && model.is(Mutant::FollowerTrustsFoundEntries) {
+                    return written(self.next - 1);
+                }
                 if creates && !is_blind && self.entries[key as usize][value as usize] != 0 {
                     return Reply::Refused;
                 }
@@ -359,14 +388,15 @@ impl World {
                 if found.revision != revision.get() {
                     return Reply::Refused;
                 }
-                written(self.write_record(*owner, found.value))
+                let is_kept = found.value != NONE && found.is_kept;
+                written(self.write_record(*owner, found.value, is_kept))
             }
             Effect::WriteRecord => {
                 let Program::Write { value, .. } = model.programs[*process] else { return Reply::Refused };
                 if !model.is(Mutant::BlindRecord) && self.records[*key as usize].revision != *expected {
                     return Reply::Refused;
                 }
-                written(self.write_record(*key, value))
+                written(self.write_record(*key, value, true))
             }
             Effect::Commit { entries, claims } => {
                 let Program::Write { value, .. } = model.programs[*process] else { return Reply::Refused };
@@ -385,7 +415,7 @@ impl World {
                     let revision = self.take_revision();
                     self.claims[slot.value() as usize] = Some(claim(*key, *expected, revision));
                 }
-                written(self.write_record(*key, value))
+                written(self.write_record(*key, value, true))
             }
         }
     }

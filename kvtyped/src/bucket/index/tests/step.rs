@@ -1,6 +1,6 @@
 //! The steps of the processes of a model.
 
-use super::model::{InFlight, Model, Mutant, NONE, Process, Program, Record, Slot, World, owner_reply};
+use super::model::{InFlight, Model, Mutant, NONE, Process, Program, Record, Slot, VALUES, World, owner_reply};
 use crate::bucket::index::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
 use crate::bucket::index::clean::{CleanEnd, Cleaning};
 use crate::revision::Revision;
@@ -21,6 +21,8 @@ pub(super) enum Action {
     Erase(Slot, u64),
     StoreDeferred(Slot),
     OldWrite,
+    ForeignWrite,
+    List,
     Build(&'static str),
     Compact,
 }
@@ -44,6 +46,8 @@ pub(super) fn successors(model: &Model, world: &World) -> Successors {
             }
             Program::Old { value, is_blind } => old(model, world, process, (value, is_blind), &mut out),
             Program::Build => build(model, world, process, &mut out),
+            Program::Foreign { key, value } => foreign(world, process, (key, value), &mut out),
+            Program::Follow { key, rounds } => follow(model, world, process, (key, rounds), &mut out),
             Program::Compact { key } => compact(model, world, process, key, &mut out),
         }
     }
@@ -114,10 +118,12 @@ fn outcomes(model: &Model, world: &World, on: &InFlight) -> Vec<(World, Reply<u8
     outcomes
 }
 
-fn changes(model: &Model, key: u8, from: u8, to: u8) -> SlotChanges<Slot> {
+fn changes(model: &Model, key: u8, replaced: Record, to: u8) -> SlotChanges<Slot> {
+    let Record { value: from, is_kept, .. } = replaced;
+    let is_kept = is_kept || model.is(Mutant::WriterTrustsForeignRecords);
     let entry = |value| Slot::Entry { key, value };
     let claim = |value| Slot::Claim { value };
-    let (gains, loses) = (from != to && to != NONE, from != to && from != NONE);
+    let (gains, loses) = ((from != to || !is_kept) && to != NONE, from != to && from != NONE);
     let mut changes = SlotChanges { entries: Vec::new(), claims: Vec::new(), lost: Vec::new() };
     if model.has_entries {
         changes.entries.extend(gains.then(|| entry(to)));
@@ -146,7 +152,7 @@ fn write(model: &Model, world: &World, process: usize, (key, value, means): (u8,
                 continue;
             }
             let mut next = world.clone();
-            let changes = changes(model, key, record.value, value);
+            let changes = changes(model, key, *record, value);
             next.processes[process].attempt = Some(Attempt::new(key, Revision::new(record.revision), changes, means));
             push(out, process, Action::Read(*record), next);
         }
@@ -241,7 +247,7 @@ fn old(model: &Model, world: &World, process: usize, (value, is_blind): (u8, boo
     (next.processes[process].pc, next.processes[process].read) = (DONE, None);
     let is_refused = world.epoch > 0 && !model.is(Mutant::NoEpoch);
     if !is_refused && (is_blind || world.records[0] == read) {
-        next.write_record(0, value);
+        next.write_record(0, value, false);
     }
     push(out, process, Action::OldWrite, next);
 }
@@ -290,8 +296,115 @@ fn compact(model: &Model, world: &World, process: usize, key: u8, out: &mut Succ
     }
     let mut next = world.clone();
     next.processes[process].pc = DONE;
-    next.records[key as usize] = Record { value: NONE, revision: 0 };
+    next.records[key as usize] = Record { value: NONE, revision: 0, is_kept: true };
     let removed = next.records[key as usize];
     next.history[key as usize].push(removed);
     push(out, process, Action::Compact, next);
+}
+
+fn foreign(world: &World, process: usize, (key, value): (u8, u8), out: &mut Successors) {
+    if world.processes[process].pc != DONE {
+        let mut next = world.clone();
+        next.processes[process].pc = DONE;
+        next.write_record(key, value, false);
+        push(out, process, Action::ForeignWrite, next);
+    }
+}
+
+/// The newest record, its entry and claim, and then the other entries of the record, by the cleaner's way.
+fn follow(model: &Model, world: &World, process: usize, (key, rounds): (u8, u8), out: &mut Successors) {
+    const READ: u8 = 0;
+    const STORE: u8 = 1;
+    const CLEAN: u8 = 2;
+    let own = &world.processes[process];
+    let last = CLEAN + VALUES as u8;
+    match own.pc {
+        READ => {
+            let record = world.records[key as usize];
+            if record.revision == world.followed[key as usize] {
+                return;
+            }
+            let mut next = world.clone();
+            let own = &mut next.processes[process];
+            own.read = Some(record);
+            own.pc = CLEAN + 1;
+            if record.value != NONE && !record.is_kept {
+                let changes = changes(model, key, Record { value: NONE, ..record }, record.value);
+                let revision = Revision::new(record.revision);
+                (own.attempt, own.pc) = (Some(Attempt::new(key, revision, changes, Means::SlotsOnly)), STORE);
+            }
+            push(out, process, Action::Read(record), next);
+        }
+        STORE => {
+            let Some(attempt) = &own.attempt else { return };
+            for (task, effect) in attempt.pending() {
+                let on = InFlight { process, key, expected: attempt.expected().get(), effect };
+                for (mut next, reply) in outcomes(model, world, &on) {
+                    let mut attempt = attempt.clone();
+                    attempt.apply(task, reply.clone());
+                    let end = attempt.end().cloned();
+                    let own = &mut next.processes[process];
+                    own.attempt = end.is_none().then_some(attempt);
+                    match end {
+                        None => {}
+                        Some(End::Stored) => {
+                            let record = own.read.expect("it was read");
+                            own.pc = CLEAN + 1;
+                            if next.records[key as usize] == record {
+                                next.followed[key as usize] = record.revision;
+                            }
+                        }
+                        // A duplicate is reported, and another writer has another event.
+                        Some(_) => own.pc = CLEAN + 1,
+                    }
+                    push(out, process, Action::Do(on.effect.clone(), reply), next);
+                }
+            }
+        }
+        step if step < last => {
+            let value = step - CLEAN;
+            let slot = Slot::Entry { key, value };
+            let is_listed = model.has_entries && world.revision_of(slot) > 0;
+            let is_stale = own.read.is_some_and(|record| record.value != value) && is_listed;
+            if own.cleaning.is_none() && !is_stale {
+                let mut next = world.clone();
+                next.processes[process].pc += 1;
+                push(out, process, Action::List, next);
+                return;
+            }
+            if model.is(Mutant::FollowerErasesWithoutCondition) {
+                let mut next = world.clone();
+                next.processes[process].pc += 1;
+                next.erase(slot, u64::MAX);
+                push(out, process, Action::Erase(slot, u64::MAX), next);
+                return;
+            }
+            let cleaning = own.cleaning.clone().unwrap_or_else(|| Cleaning::of_entry(slot, key));
+            let Ok(effect) = cleaning.next() else { return };
+            let on = InFlight { process, key: u8::MAX, expected: 0, effect };
+            for (mut next, reply) in outcomes(model, world, &on) {
+                let mut cleaning = cleaning.clone();
+                cleaning.apply(reply.clone());
+                let own = &mut next.processes[process];
+                match cleaning.next() {
+                    Ok(_) => own.cleaning = Some(cleaning),
+                    Err(end) => {
+                        (own.cleaning, own.pc) = (None, step + 1);
+                        if let CleanEnd::Erase(through) = end {
+                            own.erasures.push((slot, through.get()));
+                        }
+                    }
+                }
+                push(out, process, Action::Do(on.effect.clone(), reply), next);
+            }
+        }
+        DONE => {}
+        _ => {
+            let mut next = world.clone();
+            let own = &mut next.processes[process];
+            (own.read, own.failed) = (None, own.failed + 1);
+            own.pc = if own.failed < rounds { READ } else { DONE };
+            push(out, process, Action::List, next);
+        }
+    }
 }
