@@ -18,7 +18,7 @@ on_both_backends! {
         assert_eq!(info.server.is_some(), world.is_on_a_server());
         if let Some(server) = &info.server {
             assert!(info.capabilities.backend.contains(&server.version), "{info:?}");
-            assert_eq!(server.host, "127.0.0.1");
+            assert_eq!((&*server.host, server.max_payload), ("127.0.0.1", 1 << 20));
         }
         let health = world.store.health().await.unwrap();
         assert!(health.is_healthy() && health.connection.reconnects == 0, "{health:?}");
@@ -31,6 +31,7 @@ on_both_backends! {
         let closed = [
             world.store.ping().await.map(drop),
             world.store.info().await.map(drop),
+            world.store.account().await.map(drop),
             world.store.health().await.map(drop),
         ];
         for closed in closed {
@@ -187,4 +188,22 @@ async fn backend_in_this_process_is_connected() {
     assert!(state.borrow().connected && state.has_changed().is_err(), "the state never changes");
     let capabilities: Capabilities = backend.capabilities(Deadline::after(SECOND)).await.unwrap();
     assert!(capabilities.backend.contains("memory"));
+}
+
+#[tokio::test]
+async fn account_reports_usage_and_limits() {
+    assert_eq!(Store::memory().account().await.unwrap(), []);
+    let limits =
+        "accounts { A { jetstream { max_file: 1000000, max_streams: 3 }, users: [ { user: a, password: a } ] } }";
+    let server = Server::builder().config(limits).auth().start().await;
+    let url = format!("nats://a:a@127.0.0.1:{}", server.port());
+    let store = Store::connect(&url).await.unwrap();
+    store.bucket::<Session>().name("reserved").max_bytes(500_000).await.unwrap();
+    let accounts = store.account().await.unwrap();
+    assert_eq!(accounts.len(), 1, "{accounts:?}");
+    let account = &accounts[0];
+    assert_eq!((account.file.used, account.file.limit), (500_000, Some(1_000_000)), "{account:?}");
+    assert_eq!((account.streams.used, account.streams.limit), (1, Some(3)), "{account:?}");
+    assert_eq!((account.consumers.limit, &account.tier), (None, &None), "{account:?}");
+    server.terminate().await;
 }

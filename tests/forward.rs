@@ -110,11 +110,12 @@ macro_rules! verb {
     ($field:tt read_many) => {
         fn read_many<'a>(
             &'a self,
+            space: kvtyped::backend::KeySpace,
             keys: &'a [kvtyped::Key],
             read: kvtyped::Read,
             deadline: kvtyped::backend::Deadline,
         ) -> futures::future::BoxFuture<'a, kvtyped::Result<Vec<Option<kvtyped::backend::RawEntry>>>> {
-            self.$field.read_many(keys, read, deadline)
+            self.$field.read_many(space, keys, read, deadline)
         }
     };
     ($field:tt list_keys) => {

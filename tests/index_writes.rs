@@ -64,6 +64,21 @@ on_both_backends! {
         probe.settle(&set([])).await;
     }
 
+    async fn concurrent_bulk_writes_keep_entries_and_claims(world: World) {
+        let probe = IndexProbe::new(&world).await;
+        let other: Bucket<User> = world.another().await.bucket().name(probe.users.name()).await.unwrap();
+        // The records that were read ahead are replaced before they are written.
+        let ours = (0..150).map(|id| User { team: Some("web".into()), ..user(id, &format!("a{id}")) });
+        let theirs = (0..150).rev().map(|id| user(id, &format!("b{id}")));
+        for _ in 0..2 {
+            let (ours, theirs) =
+                futures::join!(probe.users.put_many(ours.clone()).into_future(), other.put_many(theirs.clone()).into_future());
+            assert_eq!((ours.unwrap().len(), theirs.unwrap().len()), (150, 150));
+            probe.check_violations().await;
+        }
+        probe.check_quiet(450).await;
+    }
+
     async fn second_record_with_a_unique_value_is_refused(world: World) {
         let probe = IndexProbe::new(&world).await;
         let users = &probe.users;

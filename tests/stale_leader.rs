@@ -1,14 +1,17 @@
 //! Two leaders: an isolated server still considers itself the leader, and refuses writes that the real leader applies.
 
+use std::time::{Duration, Instant};
+
 use futures::StreamExt;
-use harness::{Cluster, Server};
+use harness::{Cluster, Server, wait};
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Outcome, Read};
+use kvtyped::{Drift, ErrorKind, Outcome, Read};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use crate::index_probe::{User, user};
 use crate::needs::needs;
-use crate::support::World;
+use crate::support::{World, unique};
 
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, KvModel)]
 #[kv(bucket = "items", key = "item.{id}")]
@@ -75,4 +78,70 @@ async fn update_of_purged_record_conflicts() {
     let error = bucket.update(&item(1, "after"), revision).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Conflict { actual: Some(Revision::ZERO), .. }), "{error:?}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
+}
+
+/// How long a leader may answer after it was cut off: four seconds, and the time of a request.
+const CUT_OFF: Duration = Duration::from_secs(6);
+
+/// A replicated bucket of five users, its leader, and a handle through a connection to the leader.
+async fn indexed_bucket(cluster: &Cluster) -> (Bucket<User>, usize, Bucket<User>) {
+    let store = Store::connect(cluster.urls()).timeout(Duration::from_secs(30)).await.unwrap();
+    let users: Bucket<User> = store.bucket().name(unique("users")).replicas(3).await.unwrap();
+    users.put_many((0..5).map(|id| user(id, &format!("mail{id}")))).await.unwrap();
+    let leader = cluster.leader_of(&format!("KV_{}", users.name())).await.expect("a leader");
+    let at_leader = Store::connect(cluster.node(leader).url()).timeout(Duration::from_secs(30)).await.unwrap();
+    let open = at_leader.bucket::<User>().name(users.name()).must_exist().on_drift(Drift::Adopt);
+    (users, leader, open.await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_without_followers_lists_nothing() {
+    needs!(WriteEpochs);
+    let cluster = Cluster::start(3).await;
+    let (_, leader, users) = indexed_bucket(&cluster).await;
+    let core = || User::by_team("core");
+    let second = Duration::from_secs(1);
+    assert_eq!(users.count_by(core()).await.unwrap(), 5);
+    let followers = || (0..3).filter(|node| *node != leader).map(|node| cluster.node(node));
+    followers().for_each(Server::freeze);
+    let since = Instant::now();
+    // A follower that was heard a moment ago may still be there.
+    wait::until("the leader misses its followers", CUT_OFF, async || {
+        users.count_by(core()).timeout(second).await.err()
+    })
+    .await;
+    while since.elapsed() < 3 * CUT_OFF {
+        let error = users.count_by(core()).timeout(second).await.unwrap_err();
+        assert!(error.is_retryable(), "{error:?}");
+        assert!(users.list_by(core()).timeout(second).await.is_err());
+    }
+    followers().for_each(Server::thaw);
+    let healed = wait::until("the bucket has a leader again", Duration::from_secs(30), async || {
+        users.count_by(core()).timeout(second).await.ok()
+    });
+    assert_eq!(healed.await, 5);
+}
+
+/// A leader that was stopped answers the requests that arrived meanwhile, before it learns that it was replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replaced_leader_hides_no_acknowledged_entry() {
+    needs!(WriteEpochs);
+    let cluster = Cluster::start(3).await;
+    let (_, leader, at_leader) = indexed_bucket(&cluster).await;
+    let other = Store::connect(cluster.node((leader + 1) % 3).url()).timeout(Duration::from_secs(30)).await.unwrap();
+    let users = other.bucket::<User>().name(at_leader.name()).must_exist().on_drift(Drift::Adopt).await.unwrap();
+    let raw = async_nats::connect(cluster.node(leader).url()).await.unwrap();
+
+    cluster.node(leader).freeze();
+    users.put(&user(5, "mail5")).timeout(Duration::from_secs(30)).await.unwrap();
+    let count = at_leader.count_by(User::by_team("core")).timeout(Duration::from_secs(30));
+    let list = at_leader.list_by(User::by_team("core")).timeout(Duration::from_secs(30));
+    // The requests wait in the socket of the stopped server, which confirms nothing.
+    let thaw = async {
+        tokio::time::timeout(Duration::from_millis(500), raw.flush()).await.ok();
+        cluster.node(leader).thaw();
+    };
+    let list = async { list.await.unwrap().try_collect::<Vec<_>>().await.unwrap().len() };
+    let (count, list, ()) = tokio::join!(count.into_future(), list, thaw);
+    assert_eq!((count.unwrap(), list), (6, 6));
 }

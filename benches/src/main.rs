@@ -10,6 +10,7 @@ mod contention;
 mod derive;
 mod embedded;
 mod file;
+mod indexes;
 mod lists;
 mod locks;
 mod many;
@@ -28,13 +29,14 @@ mod world;
 use measure::Effort;
 use world::World;
 
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 14] = [
     "single",
     "embedded",
     "file",
     "contention",
     "many",
     "lists",
+    "indexes",
     "watching",
     "versions",
     "sizes",
@@ -83,6 +85,7 @@ async fn measure(group: &str, world: &mut World) {
         "contention" => contention::measure(world).await,
         "many" => many::measure(world).await,
         "lists" => lists::measure(world).await,
+        "indexes" => indexes::measure(world).await,
         "watching" => watching::measure(world).await,
         "versions" => versions::measure(world).await,
         "sizes" => sizes::measure(world).await,

@@ -7,7 +7,7 @@ use syn::parse::{Parse, ParseStream, Parser};
 use syn::{Attribute, Error, ExprPath, Ident, Lit, LitBool, LitInt, LitStr, Path, Result, Token, Type};
 
 use crate::ctxt::Ctxt;
-use crate::index;
+use crate::index_attr::Attribute as IndexAttribute;
 use crate::names;
 
 const CONTAINER: [&str; 28] = [
@@ -68,7 +68,7 @@ pub(crate) struct Container {
     pub(crate) unversioned: Option<LitInt>,
     pub(crate) newer: Option<LitStr>,
     pub(crate) validate: Option<ExprPath>,
-    pub(crate) indexes: Vec<index::Attribute>,
+    pub(crate) indexes: Vec<IndexAttribute>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Field {
     pub(crate) key: Option<Ident>,
     pub(crate) value: Option<Ident>,
     pub(crate) version: Option<Ident>,
-    pub(crate) indexes: Vec<index::Attribute>,
+    pub(crate) indexes: Vec<IndexAttribute>,
 }
 
 pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
@@ -146,7 +146,7 @@ pub(crate) fn container(attrs: &[Attribute], ctxt: &mut Ctxt) -> Container {
         }),
         "newer" => set_once(&mut found.newer, name, || value(input, name, "`\"keep\"` or `\"refuse\"`")),
         "validate" => set_once(&mut found.validate, name, || function(input, name)),
-        "index" | "unique" => index::Attribute::read(name, input, false).map(|index| found.indexes.push(index)),
+        "index" | "unique" => IndexAttribute::read(name, input, false).map(|index| found.indexes.push(index)),
         "crate" => set_once(&mut found.krate, name, || krate(input, name)),
         "value" => Err(Error::new_spanned(
             name,
@@ -168,7 +168,7 @@ pub(crate) fn field(attrs: &[Attribute], ctxt: &mut Ctxt) -> Field {
         "key" => set_once(&mut found.key, name, || flag(input, name)),
         "value" => set_once(&mut found.value, name, || flag(input, name)),
         "version" => set_once(&mut found.version, name, || flag(input, name)),
-        "index" | "unique" => index::Attribute::read(name, input, true).map(|index| found.indexes.push(index)),
+        "index" | "unique" => IndexAttribute::read(name, input, true).map(|index| found.indexes.push(index)),
         other if CONTAINER.contains(&other) => {
             Err(Error::new_spanned(name, format!("`{other}` is a struct attribute; move it to the struct")))
         }

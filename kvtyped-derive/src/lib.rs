@@ -13,6 +13,7 @@ mod expand;
 mod fallback;
 mod generics;
 mod index;
+mod index_attr;
 mod kv_version;
 mod model;
 mod names;

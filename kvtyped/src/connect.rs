@@ -22,7 +22,7 @@ use crate::store::Store;
 #[doc(inline)]
 pub use crate::backend::nats::{NatsOptions, Secret};
 #[doc(inline)]
-pub use crate::backend::{ConnectionState, ServerInfo};
+pub use crate::backend::{AccountUsage, ConnectionState, ServerInfo, Usage};
 pub use crate::store::{StoreHealth, StoreInfo};
 
 impl Store {

@@ -12,8 +12,8 @@ pub use crate::key::{
 };
 pub use crate::model::VersionSchema;
 pub use crate::model::index::{
-    By, IndexInfo, IndexKind, IndexValues, Indexable, Indexed, Lookup, Many, One, RangeField, each_value, has_range,
-    range_segments,
+    By, IndexArgument, IndexInfo, IndexKind, IndexRange, IndexValues, Indexable, Indexed, Lookup, Many, One,
+    RangeField, RangeValue,
 };
 pub use crate::model::upgraded::{
     Downgraded, Upgraded, can_write, decode_first, decode_next, encode_version, is_older, is_version,

@@ -12,7 +12,7 @@ pub use self::info::{StoreHealth, StoreInfo};
 use crate::backend::memory::MemoryBackend;
 #[cfg(feature = "nats")]
 use crate::backend::nats::{NatsBackend, NatsOptions};
-use crate::backend::{Backend, ConnectionState, Deadline};
+use crate::backend::{AccountUsage, Backend, ConnectionState, Deadline};
 use crate::bucket::{CopyTarget, CounterBucket, OpenBucket, OpenRawBucket};
 use crate::config::BucketConfig;
 use crate::context::StoreContext;
@@ -391,6 +391,34 @@ impl Store {
             Ok(StoreInfo { server: self.connection().borrow().server.clone(), capabilities })
         };
         self.context.observe("info", "", Box::pin(info)).await
+    }
+
+    /// Returns the JetStream usage and limits of the account: one item, or one for each tier. Returns no item without a
+    /// server.
+    ///
+    /// ```
+    /// # use kvtyped::prelude::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), kvtyped::Error> {
+    /// for account in Store::memory().account().await? {
+    ///     let left = account.file.limit.map(|limit| limit.saturating_sub(account.file.used));
+    ///     println!("{left:?} bytes of files are left");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the server does not answer. The request needs the permission to publish to
+    /// `$JS.API.INFO`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn account(&self) -> Result<Vec<AccountUsage>> {
+        let account = async { self.open()?.account(self.deadline()).await };
+        self.context.observe("account", "", Box::pin(account)).await
     }
 
     /// Returns the state of the connection and its changes, as a channel of the latest state. Performs no I/O.

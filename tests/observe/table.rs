@@ -114,6 +114,7 @@ pub(super) const METHODS: &[(&str, &str)] = &[
     ("ReadBucket::status", "status"),
     ("Semaphore::available", "available"),
     ("Semaphore::holders", "holders"),
+    ("Store::account", "account"),
     ("Store::backup", "backup"),
     ("Store::buckets", "buckets"),
     ("Store::close", "close"),

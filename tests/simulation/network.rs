@@ -332,11 +332,12 @@ impl RawBucket for Line {
 
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
-        Box::pin(self.client.ask(deadline, move || at_once(self.raw.read_many(keys, read, never()))))
+        Box::pin(self.client.ask(deadline, move || at_once(self.raw.read_many(space, keys, read, never()))))
     }
 
     fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>> {

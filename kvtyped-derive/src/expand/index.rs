@@ -1,13 +1,14 @@
 //! The indexes of a model: their definitions, the values of a record, and the functions that create lookups.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Generics, Ident, WherePredicate, parse_quote};
 
 use super::is_primitive;
 use crate::generics;
-use crate::index::{By, Index, single_of};
+use crate::index::{Index, single_of};
+use crate::index_attr::By;
 use crate::model::{Field, Model};
 use crate::names::Case;
 
@@ -33,14 +34,39 @@ pub(super) fn bounds(model: &Model<'_>) -> Vec<WherePredicate> {
 }
 
 /// Returns the trait for every question about a field of the index.
-fn role(index: &Index) -> TokenStream {
-    if index.by.is_some() { quote!(RangeField) } else { quote!(Indexable) }
+fn role(index: &Index) -> Ident {
+    if index.by.is_some() { format_ident!("RangeField") } else { format_ident!("Indexable") }
 }
 
-/// Returns `<Type as Indexable>` or `RangeField`, with the span of the type.
-fn as_field(private: &TokenStream, index: &Index, field: &Field<'_>) -> TokenStream {
+/// Returns `<Type as Indexable>::item` or `RangeField`. An unsuitable type is reported at the type, and once: each use of
+/// this path has the same error.
+fn of_field(private: &TokenStream, index: &Index, field: &Field<'_>, item: &str) -> TokenStream {
     let (ty, role) = (field.ty, role(index));
-    quote_spanned!(ty.span()=> <#ty as #private::#role>)
+    let span = Span::call_site().located_at(ty.span());
+    let (role, item) = (located(&quote!(#private::#role), span), Ident::new(item, span));
+    quote_spanned!(span=> <#ty as #role>::#item)
+}
+
+/// Returns the tokens with this span.
+fn located(tokens: &TokenStream, span: Span) -> TokenStream {
+    let with_span = |mut token: TokenTree| {
+        token.set_span(span);
+        token
+    };
+    tokens.clone().into_iter().map(with_span).collect()
+}
+
+/// Returns the levels of the values of a field that is searched by range.
+fn scale_of(private: &TokenStream, index: &Index, field: &Field<'_>) -> TokenStream {
+    let value = of_field(private, index, field, "Value");
+    let span = Span::call_site().located_at(field.ty.span());
+    let role = located(&quote!(#private::RangeValue), span);
+    quote_spanned!(span=> <#value as #role>::SCALE)
+}
+
+/// Returns the name of the private function that calls the function of an index.
+fn converter(at: usize) -> Ident {
+    format_ident!("__index_{at}")
 }
 
 fn by(private: &TokenStream, by: By) -> TokenStream {
@@ -79,9 +105,8 @@ fn info(model: &Model<'_>, index: &Index, private: &TokenStream) -> TokenStream 
         info.extend(quote!(.segments(#count)));
     }
     if let (Some((level, _)), Some(field)) = (&index.by, fields(model, index).first()) {
-        let (ty, level) = (field.ty, by(private, *level));
-        let segments = quote_spanned!(ty.span()=> #private::range_segments::<#ty>);
-        info.extend(quote!(.segments(#segments(#level))));
+        let (scale, level) = (scale_of(private, index, field), by(private, *level));
+        info.extend(quote!(.segments(#scale.depth(#level))));
     }
     if index.eventual.is_some() {
         info.extend(quote!(.eventual()));
@@ -95,29 +120,26 @@ fn info(model: &Model<'_>, index: &Index, private: &TokenStream) -> TokenStream 
 /// Generates the statement that appends the values of one index.
 fn values(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) -> TokenStream {
     let fields = fields(model, index);
-    if let ([field], Some(function)) = (&*fields, &index.with) {
-        let ident = field.ident;
-        // A function of another type is reported at its path. The variables keep the hygiene of the derive.
-        let span = Span::call_site().located_at(function.span());
-        return quote_spanned! {span=>
-            #private::each_value(&#function(&self.#ident), &mut |__value| {
-                out.push(#at, |__text| { let _ = __text.segment(__value); })
+    if let ([field], Some(_)) = (&*fields, &index.with) {
+        let (ident, converter) = (field.ident, converter(at));
+        return quote! {
+            #private::Indexable::each_segment(&Self::#converter(&self.#ident), &mut |__segment| {
+                out.push(#at, |__text| __text.escaped(__segment))
             });
         };
     }
     if let ([field], Some((level, _))) = (&*fields, &index.by) {
-        let (ident, as_field, level) = (field.ident, as_field(private, index, field), by(private, *level));
+        let (ident, level) = (field.ident, by(private, *level));
+        let each_text = of_field(private, index, field, "each_text");
         return quote! {
-            #as_field::each_value(&self.#ident, &mut |__value| {
-                out.push(#at, |__text| { let _ = __text.range(__value, #level); })
-            });
+            #each_text(&self.#ident, #level, &mut |__levels| out.push(#at, |__text| __text.escaped(__levels)));
         };
     }
     let locals: Vec<Ident> = (0..fields.len()).map(|at| format_ident!("__value_{at}")).collect();
-    let push = quote!(out.push(#at, |__text| { let _ = __text #(.segment(#locals))*; }));
+    let push = quote!(out.push(#at, |__text| { #(__text.escaped(#locals);)* }));
     let nested = fields.iter().zip(&locals).rev().fold(push, |inner, (field, local)| {
-        let (ident, as_field) = (field.ident, as_field(private, index, field));
-        quote!(#as_field::each_value(&self.#ident, &mut |#local| #inner))
+        let (ident, each_segment) = (field.ident, of_field(private, index, field, "each_segment"));
+        quote!(#each_segment(&self.#ident, &mut |#local| #inner))
     });
     quote!(#nested;)
 }
@@ -131,8 +153,13 @@ pub(super) fn expand(model: &Model<'_>, bounded: &Generics) -> TokenStream {
     let ident = &model.input.ident;
     let (_, ty_generics, _) = model.input.generics.split_for_impl();
     let (impl_generics, _, where_clause) = bounded.split_for_impl();
-    let functions = model.indexes.iter().enumerate().map(|(at, index)| function(model, index, at, &private));
-    let builders = model.indexes.iter().filter(|index| index.has_setters());
+    // A clash of two names is reported by the check.
+    let is_first =
+        |(at, index): &(usize, &Index)| !model.indexes.iter().take(*at).any(|other| other.method == index.method);
+    let indexes = || model.indexes.iter().enumerate().filter(is_first);
+    let functions = indexes().map(|(at, index)| function(model, index, at, &private));
+    let converters = indexes().filter_map(|(at, index)| convert(model, index, at, &private));
+    let builders = indexes().map(|(_, index)| index).filter(|index| index.has_setters());
     let builders = builders.map(|index| builder(model, index, bounded));
     let checks = model.is_valid.then(|| checks(model, &private));
     quote! {
@@ -141,6 +168,7 @@ pub(super) fn expand(model: &Model<'_>, bounded: &Generics) -> TokenStream {
         #[allow(clippy::all, clippy::pedantic)]
         impl #impl_generics #ident #ty_generics #where_clause {
             #(#functions)*
+            #(#converters)*
         }
 
         #[allow(deprecated)]
@@ -154,14 +182,25 @@ pub(super) fn expand(model: &Model<'_>, bounded: &Generics) -> TokenStream {
     }
 }
 
+/// Generates the function that calls the function of an index. A function of another type is reported here, and once.
+fn convert(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) -> Option<TokenStream> {
+    let (function, [field]) = (index.with.as_ref()?, &*fields(model, index)) else { return None };
+    let (ty, converter) = (field.ty, converter(at));
+    // The variables keep the hygiene of the derive.
+    let span = Span::call_site().located_at(function.span());
+    let output = quote_spanned!(span=> impl #private::Indexable);
+    let call = quote_spanned!(span=> #function(__field));
+    model.is_valid.then(|| quote!(fn #converter(__field: &#ty) -> #output { #call }))
+}
+
 /// Generates items that do not compile if `by` does not fit the type of its field. Rustc evaluates them only for types
 /// without parameters.
 fn checks(model: &Model<'_>, private: &TokenStream) -> TokenStream {
     let checks = model.indexes.iter().filter_map(|index| {
         let (level, literal) = index.by.as_ref()?;
         let field = *fields(model, index).first()?;
-        let (ty, level) = (field.ty, by(private, *level));
-        if generics::mentions_parameter(ty, &model.input.generics) {
+        let (scale, level) = (scale_of(private, index, field), by(private, *level));
+        if generics::mentions_parameter(field.ty, &model.input.generics) {
             return None;
         }
         let span = Span::mixed_site().located_at(literal.span());
@@ -171,22 +210,24 @@ fn checks(model: &Model<'_>, private: &TokenStream) -> TokenStream {
             literal.to_token_stream(),
             field.name(),
         );
-        Some(quote_spanned!(span=> const _: () = ::core::assert!(#private::has_range::<#ty>(#level), #message);))
+        Some(quote_spanned!(span=> const _: () = ::core::assert!(#scale.has(#level), #message);))
     });
     checks.collect()
 }
 
-/// Returns the parameter for the value of a field, and the expression that converts it.
-fn parameter(model: &Model<'_>, index: &Index, field: &Field<'_>) -> (TokenStream, TokenStream) {
-    let (private, ident) = (model.private(), field.ident);
-    let as_field = as_field(&private, index, field);
-    let value = quote!(#as_field::Value);
-    match is_primitive(single_of(field.ty)) {
-        true => (quote!(#ident: #value), quote!(#ident)),
-        false => {
-            (quote!(#ident: impl ::core::convert::Into<#value>), quote!(::core::convert::Into::<#value>::into(#ident)))
-        }
+/// Returns the parameter for the value of a field.
+fn parameter(model: &Model<'_>, field: &Field<'_>) -> TokenStream {
+    let (private, ident, ty) = (model.private(), field.ident, field.ty);
+    match single_of(ty) {
+        single if is_primitive(single) => quote!(#ident: #single),
+        _ => quote!(#ident: impl #private::IndexArgument<#ty>),
     }
+}
+
+/// Returns the expression that calls a method of `IndexArgument`.
+fn argument(model: &Model<'_>, field: &Field<'_>, call: &TokenStream) -> TokenStream {
+    let (private, ident, ty) = (model.private(), field.ident, field.ty);
+    quote!(#private::IndexArgument::<#ty>::#call(#ident))
 }
 
 fn function(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) -> TokenStream {
@@ -213,8 +254,8 @@ fn function(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) 
             #vis fn #method<#(#generics),*>(#(#parameters: #generics),*) -> #output { ::core::unreachable!() }
         };
     }
-    if let ([field], Some(function)) = (&*fields, &index.with) {
-        let (ident, ty) = (field.ident, field.ty);
+    if let ([field], Some(_)) = (&*fields, &index.with) {
+        let (ident, ty, converter) = (field.ident, field.ty, converter(at));
         let (parameter, value) = match is_primitive(ty) {
             true => (quote!(#ident: #ty), quote!(#ident)),
             false => {
@@ -225,29 +266,28 @@ fn function(model: &Model<'_>, index: &Index, at: usize, private: &TokenStream) 
         return quote! {
             #[doc = #doc]
             #vis fn #method(#parameter) -> #lookup {
-                let __value = #value;
-                #private::Lookup::values(#at, &#function(&__value))
+                #private::Lookup::values(#at, &Self::#converter(&#value))
             }
         };
     }
     if let ([field], Some((level, _))) = (&*fields, &index.by) {
         let (ident, ty, level) = (field.ident, field.ty, by(private, *level));
-        let as_field = as_field(private, index, field);
         return quote! {
             #[doc = #doc]
-            #vis fn #method(#ident: impl ::core::ops::RangeBounds<#as_field::Value>) -> #lookup {
-                #private::Lookup::range::<#ty>(#at, #level, #ident, |__record| &__record.#ident)
+            #vis fn #method(#ident: impl #private::IndexRange<#ty>) -> #lookup {
+                #private::IndexRange::<#ty>::lookup(#ident, #at, #level, |__record| &__record.#ident)
             }
         };
     }
     if index.has_setters() {
         return first_setter(model, index, at);
     }
-    let (parameters, values): (Vec<_>, Vec<_>) = fields.iter().map(|field| parameter(model, index, field)).unzip();
+    let parameters = fields.iter().map(|field| parameter(model, field));
+    let segments = fields.iter().map(|field| argument(model, field, &quote!(segment)));
     quote! {
         #[doc = #doc]
         #vis fn #method(#(#parameters),*) -> #lookup {
-            #private::Lookup::value(#at, |__text| { let _ = __text #(.segment(&#values))*; })
+            #private::Lookup::value(#at, |__text| { #(__text.escaped(&#segments);)* })
         }
     }
 }
@@ -267,14 +307,14 @@ fn builder_type(model: &Model<'_>, index: &Index) -> TokenStream {
 fn first_setter(model: &Model<'_>, index: &Index, at: usize) -> TokenStream {
     let (private, vis, method) = (model.private(), &model.input.vis, &index.method);
     let Some(field) = fields(model, index).first().copied() else { return TokenStream::new() };
-    let (parameter, value) = parameter(model, index, field);
+    let (parameter, segment) = (parameter(model, field), argument(model, field, &quote!(segment)));
     let output = builder_type(model, index);
     let name = builder_name(model, index);
     let doc = format!(" Looks up the records with this `{}`. Further segments can be set.", field.name());
     quote! {
         #[doc = #doc]
         #vis fn #method(#parameter) -> #output {
-            let lookup = #private::Lookup::segment(#private::Lookup::all(#at), 0, &#value);
+            let lookup = #private::Lookup::segment(#private::Lookup::all(#at), 0, #segment);
             #name { lookup }
         }
     }
@@ -303,11 +343,11 @@ fn builder(model: &Model<'_>, index: &Index, bounded: &Generics) -> TokenStream 
                 #vis fn #setter<__A>(self, #setter: __A) -> Self { ::core::unreachable!() }
             };
         }
-        let (parameter, value) = parameter(model, index, field);
+        let (parameter, text) = (parameter(model, field), argument(model, field, &quote!(segment)));
         quote! {
             #[doc = #doc]
             #vis fn #setter(self, #parameter) -> Self {
-                Self { lookup: #private::Lookup::segment(self.lookup, #segment, &#value) }
+                Self { lookup: #private::Lookup::segment(self.lookup, #segment, #text) }
             }
         }
     });

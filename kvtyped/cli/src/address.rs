@@ -39,7 +39,8 @@ impl Address {
         };
         let (url, bucket) = path.rsplit_once('/').ok_or_else(wrong)?;
         // In `nats://host`, the last slash belongs to the scheme.
-        if bucket.is_empty() || url.ends_with('/') || !url.contains(':') {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if bucket.is_empty() || !bucket.bytes().all(is_name) || url.ends_with('/') || !url.contains(':') {
             return Err(wrong());
         }
         let url = format!("{url}{query}");
@@ -76,7 +77,9 @@ mod tests {
             let address = Address::parse(text).unwrap();
             assert_eq!((address.store, address.bucket.as_str()), (store, bucket), "{text}");
         }
-        for wrong in ["nats://host", "nats://host/", "@prod", "a/b", "nats://u:p@host/b"] {
+        for wrong in
+            ["nats://host", "nats://host/", "@prod", "a/b", "nats://u:p@host/b", "file:/var/app.kv", "file:app.kv"]
+        {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kvtyped::bucket::BucketStatus;
 use kvtyped::connect::NatsOptions;
-use kvtyped::{Bucket, RawRecord, ReadBucket, Store};
+use kvtyped::{Bucket, ErrorKind, RawRecord, ReadBucket, Store};
 use tokio::sync::OnceCell;
 
 use crate::address::{Address, StoreName, check_argument};
@@ -19,6 +19,9 @@ use crate::out::Out;
 
 /// How long the connection may be lost before operations fail at once.
 const FAIL_FAST_AFTER: Duration = Duration::from_secs(2);
+
+/// How long the end of the tool waits for the release of leases.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// The state of a run of the tool.
 #[derive(Debug)]
@@ -220,13 +223,18 @@ impl App {
         std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
-    /// Saves the fixture, and closes the store.
+    /// Saves the fixture, releases leases, and closes the store.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
         let Some(target) = self.target.get() else { return Ok(()) };
         if let Some(file) = self.options.fixture.as_ref().filter(|_| self.options.fixture_save) {
             fixture::save(&target.store, file).await?;
         }
-        Ok(target.store.close().await?)
+        // Also gives back the ticket of a lock that an interrupted command waited for.
+        match target.store.shutdown(RELEASE).await {
+            // A lease that is not released becomes free after its TTL.
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout { .. }) => Ok(()),
+            closed => Ok(closed?),
+        }
     }
 }
 

@@ -11,8 +11,9 @@ use kvtyped::{Filter, Key};
 use crate::app::App;
 use crate::args::Cli;
 use crate::fail::Failure;
+use crate::time::parse_duration;
 
-/// The longest time that a completion may take.
+/// The longest time that a completion may take, unless KVTYPED_COMPLETE_TIMEOUT names another one.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The largest number of keys that a completion reads.
@@ -37,8 +38,10 @@ fn ask(current: &OsStr, wants_keys: bool) -> Vec<CompletionCandidate> {
     let words: Vec<String> = std::env::args().skip_while(|word| word != "--").skip(1).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (Ok(runtime), Some(current)) = (runtime, current.to_str()) else { return Vec::new() };
-    let found =
-        runtime.block_on(async { tokio::time::timeout(TIMEOUT, candidates(&words, current, wants_keys)).await });
+    let timeout = std::env::var("KVTYPED_COMPLETE_TIMEOUT").ok().and_then(|text| parse_duration(&text).ok());
+    let asked =
+        async { tokio::time::timeout(timeout.unwrap_or(TIMEOUT), candidates(&words, current, wants_keys)).await };
+    let found = runtime.block_on(asked);
     runtime.shutdown_background();
     let found = found.ok().and_then(Result::ok).unwrap_or_default();
     found.into_iter().filter(|name| name.starts_with(current)).map(CompletionCandidate::new).collect()

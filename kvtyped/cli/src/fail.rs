@@ -236,8 +236,17 @@ fn hint_of(error: &Error) -> Option<&'static str> {
         (_, ErrorKind::NotFound) => Some("list the keys with `kvtyped ls BUCKET`"),
         (_, ErrorKind::Conflict { .. }) => Some("read the record again with `kvtyped get`"),
         (_, ErrorKind::Unauthorized) => Some("see the credentials with `kvtyped context show`"),
-        (_, ErrorKind::Unavailable { .. }) => Some("check the server with `kvtyped doctor`"),
+        (_, ErrorKind::Unavailable { .. }) => Some("find the cause with `kvtyped doctor`"),
         _ => None,
+    }
+}
+
+/// Returns the message. Remedies of the library that name its functions mean nothing to a user of the tool.
+fn message_of(error: &Error) -> String {
+    match (error.kind(), error.bucket()) {
+        (ErrorKind::BucketNotFound, Some(bucket)) => format!("bucket `{bucket}` does not exist"),
+        // Every bucket of the tool has this model.
+        _ => error.report().replace(" as `RawRecord`", ""),
     }
 }
 
@@ -247,7 +256,7 @@ impl From<Error> for Failure {
             code: code_of(&error),
             kind: error.kind().name(),
             outcome: error.outcome(),
-            message: error.report(),
+            message: message_of(&error),
             hint: hint_of(&error).map(str::to_owned),
         }
     }
@@ -255,8 +264,12 @@ impl From<Error> for Failure {
 
 impl From<kvtyped::key::KeyError> for Failure {
     fn from(error: kvtyped::key::KeyError) -> Self {
-        Self::new(Code::Usage, "invalid_key", error.to_string())
-            .hint("write the key as `kvtyped ls` prints it: `a.b` as one segment is `a=2Eb`")
+        // The library names its types as a remedy.
+        let message = error.to_string().replace("; use a typed key, which escapes it", "");
+        Self::new(Code::Usage, "invalid_key", message).hint(
+            "write a key as `kvtyped ls` prints it: `a.b` as one segment is `a=2Eb`. In a filter, `*` is a whole segment, \
+             and `>` is all segments that follow: `acme.*`, `acme.>`",
+        )
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn load(store: &Store, file: &Path) -> Result<(), Failure> {
     let mut bucket: Option<Bucket<RawRecord>> = None;
     for (number, text) in (1..).zip(text.lines().filter(|line| !line.trim().is_empty())) {
         let wrong = |reason: String| Failure::data(format!("line {number} of the fixture: {reason}"));
-        match (Line::parse(text).map_err(wrong)?, &bucket) {
+        match (Line::parse(text.as_bytes()).map_err(wrong)?, &bucket) {
             (Line::Bucket(config), _) => {
                 let name = config.name.clone();
                 bucket = Some(store.raw(name).create_like(&config).await?);

@@ -1,6 +1,7 @@
 //! Signals that end the tool.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::fail::{Code, Failure};
 
@@ -69,6 +70,29 @@ impl Drop for Forwarded {
     fn drop(&mut self) {
         FORWARDED.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// How long a command may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Ends the process if a command does not end soon after a signal, or at a second signal. A write to a pipe that nobody
+/// reads blocks the thread of the command, so another thread waits for the signals.
+pub(crate) fn enforce() {
+    let watch = async {
+        let failure = signal().await;
+        tokio::select! {
+            () = tokio::time::sleep(GRACE) => {}
+            _ = signal() => {}
+        }
+        std::process::exit(failure.code.number().into());
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(|| {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(watch);
+        }
+    });
+    // Without the thread, signals end commands that are not blocked.
+    drop(thread);
 }
 
 /// Waits for a signal that ends the tool.

@@ -91,6 +91,16 @@ impl Json {
         *self == Self::Bool(true)
     }
 
+    /// Returns the number of lists and objects that contain each other.
+    pub(crate) fn depth(&self) -> usize {
+        let deepest = match self {
+            Self::List(items) => items.iter().map(Self::depth).max(),
+            Self::Object(fields) => fields.iter().map(|(_, value)| value.depth()).max(),
+            _ => return 0,
+        };
+        1 + deepest.unwrap_or_default()
+    }
+
     /// Returns the value at a path: names of fields and numbers of items, separated by dots or slashes.
     pub(crate) fn at(&self, path: &str) -> Option<&Self> {
         let path = path.trim_start_matches('$').trim_start_matches(['.', '/']);
@@ -128,6 +138,14 @@ impl Json {
             }
         }
         Self::Object(fields)
+    }
+
+    /// Adds the fields of another object to the end of an object.
+    pub(crate) fn extended(mut self, other: Self) -> Self {
+        if let (Self::Object(fields), Self::Object(more)) = (&mut self, other) {
+            fields.extend(more);
+        }
+        self
     }
 
     /// Adds a field to the end of an object. Does nothing if the value is absent.
@@ -305,6 +323,13 @@ mod tests {
             ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
         ] {
             assert_eq!(parse(original).merge(&parse(patch)).line(), merged, "{original} {patch}");
+        }
+    }
+
+    #[test]
+    fn depth_counts_lists_and_objects() {
+        for (text, depth) in [("1", 0), ("[]", 1), (r#"{"a":1,"b":[{}]}"#, 3)] {
+            assert_eq!(parse(text).depth(), depth, "{text}");
         }
     }
 

@@ -20,11 +20,13 @@ mod json;
 mod merge;
 mod msgpack;
 mod out;
+mod readable;
 mod records;
 mod recipes;
 mod shape;
 mod settings;
 mod template;
+mod terms;
 mod time;
 mod transfer;
 mod writing;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(complete::command).complete();
     let Cli { global, command } = Cli::parse();
     let app = App::new(global);
+    interrupt::enforce();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {

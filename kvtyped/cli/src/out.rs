@@ -1,116 +1,19 @@
 //! All output: tables, tab-separated lines, JSON, names and values on stdout, and everything else on stderr.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this file writes all output of the tool")]
 
+mod item;
+mod list;
+mod progress;
+
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
 
-use unicode_width::UnicodeWidthStr;
-
+use self::item::tab_separated;
+pub(crate) use self::item::{ColorChoice, Format, Item, Payload, Style};
+pub(crate) use self::progress::Unit;
 use crate::escape::{escape, escape_json, escape_lines};
 use crate::fail::Failure;
-use crate::json::{IntoField, Json, object};
-
-/// The format of the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// A table on a terminal, else tab-separated lines.
-    #[default]
-    Table,
-    /// One JSON document.
-    Json,
-    /// One JSON object a line.
-    Ndjson,
-    /// Only the name or the key, one a line.
-    Name,
-    /// Only the value.
-    Value,
-}
-
-/// When to use colors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub(crate) enum ColorChoice {
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-/// A color or another attribute of a terminal.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Style {
-    Bold,
-    Dim,
-    Red,
-    Green,
-    Cyan,
-}
-
-impl Style {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Bold => "1",
-            Self::Dim => "2",
-            Self::Red => "31",
-            Self::Green => "32",
-            Self::Cyan => "36",
-        }
-    }
-}
-
-/// One row of the output, in every format.
-#[derive(Debug, Clone)]
-pub(crate) struct Item {
-    json: Json,
-    cells: Vec<String>,
-    name: String,
-    value: Option<Payload>,
-    body: Option<String>,
-}
-
-/// The value of an item.
-#[derive(Debug, Clone)]
-pub(crate) enum Payload {
-    Json(Json),
-    /// Bytes as they are stored.
-    Raw(Vec<u8>),
-}
-
-impl Item {
-    /// Creates an item. The object must have the fields `v` and `type`.
-    pub(crate) fn new(json: Json) -> Self {
-        Self { json, cells: Vec::new(), name: String::new(), value: None, body: None }
-    }
-
-    /// Sets the cells of its row.
-    pub(crate) fn cells<C: Into<String>>(mut self, cells: impl IntoIterator<Item = C>) -> Self {
-        self.cells = cells.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Sets what `-o name` prints.
-    pub(crate) fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// Adds a field to the object.
-    pub(crate) fn with(mut self, field: &str, value: impl IntoField) -> Self {
-        self.json = self.json.with(field, value);
-        self
-    }
-
-    /// Sets what `-o value` prints.
-    pub(crate) fn value(mut self, value: Payload) -> Self {
-        self.value = Some(value);
-        self
-    }
-
-    /// Sets a text of several lines that a table shows below the row. The caller escapes the text.
-    pub(crate) fn body(mut self, body: impl Into<String>) -> Self {
-        self.body = Some(body.into());
-        self
-    }
-}
+use crate::json::{Json, object};
 
 /// Where the output goes, and how.
 #[derive(Debug)]
@@ -153,16 +56,6 @@ impl Out {
     /// Whether the output is JSON.
     pub(crate) fn is_json(&self) -> bool {
         matches!(self.format, Format::Json | Format::Ndjson)
-    }
-
-    /// Starts a list.
-    pub(crate) fn list(&self, columns: &[&'static str]) -> List<'_> {
-        List { out: self, columns: columns.to_vec(), rows: Vec::new(), widths: None, count: 0, is_live: false }
-    }
-
-    /// Starts a list whose items arrive over time. Each item is shown at once.
-    pub(crate) fn live(&self, columns: &[&'static str]) -> List<'_> {
-        List { is_live: true, ..self.list(columns) }
     }
 
     /// Writes one item, which is the whole output of the command. On a terminal it is `column: cell` lines.
@@ -279,23 +172,6 @@ impl Out {
         let _ = write!(io::stderr(), "{text}");
         let _ = io::stderr().flush();
     }
-
-    /// Returns a progress bar on stderr, which is hidden without a terminal. `total` may grow.
-    pub(crate) fn progress(&self, total: u64, what: &str) -> indicatif::ProgressBar {
-        if self.is_quiet || !io::stderr().is_terminal() {
-            return indicatif::ProgressBar::hidden();
-        }
-        let style = format!("{what} {{wide_bar}} {{pos}}/{{len}}  {{per_sec}}  {{eta}} left");
-        let bar = indicatif::ProgressBar::new(total);
-        match indicatif::ProgressStyle::with_template(&style) {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        }
-    }
-}
-
-fn tab_separated(cells: &[String]) -> String {
-    cells.iter().map(|cell| escape(cell)).collect::<Vec<_>>().join("\t")
 }
 
 /// Returns the number of columns of the terminal.
@@ -303,150 +179,4 @@ fn terminal_width() -> usize {
     let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let found = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
     asked.or_else(found).filter(|width| *width > 0).unwrap_or(80)
-}
-
-/// A list of items, which may be endless.
-#[derive(Debug)]
-pub(crate) struct List<'a> {
-    out: &'a Out,
-    columns: Vec<&'static str>,
-    /// The first rows of a table. They decide the widths of its columns.
-    rows: Vec<Item>,
-    widths: Option<Vec<usize>>,
-    count: u64,
-    is_live: bool,
-}
-
-/// The number of rows that decide the widths of a table.
-const SAMPLE: usize = 500;
-
-impl List<'_> {
-    /// Adds an item.
-    pub(crate) fn push(&mut self, item: Item) -> Result<(), Failure> {
-        let out = self.out;
-        self.count += 1;
-        match out.format {
-            Format::Json => {
-                let comma = if self.count == 1 { "[" } else { "," };
-                out.line(&format!("{comma}{}", escape_json(item.json.line())))?;
-            }
-            Format::Ndjson => out.line(&escape_json(item.json.line()))?,
-            Format::Name | Format::Value => out.short(&item)?,
-            Format::Table if !out.is_terminal => {
-                out.line(&tab_separated(&item.cells))?;
-                item.body.iter().try_for_each(|body| out.line(body))?;
-            }
-            Format::Table if self.widths.is_some() || self.is_live => self.row(&item)?,
-            Format::Table => {
-                self.rows.push(item);
-                if self.rows.len() == SAMPLE {
-                    self.measure()?;
-                }
-            }
-        }
-        if self.is_live { out.flush() } else { Ok(()) }
-    }
-
-    /// Returns the number of items so far.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Ends the list.
-    pub(crate) fn finish(mut self) -> Result<(), Failure> {
-        match self.out.format {
-            Format::Json if self.count == 0 => self.out.line("[]")?,
-            Format::Json => self.out.line("]")?,
-            Format::Table if !self.rows.is_empty() => self.measure()?,
-            _ => {}
-        }
-        self.out.flush()
-    }
-
-    /// Writes the header and the rows that decided the widths.
-    fn measure(&mut self) -> Result<(), Failure> {
-        let widest = |(index, title): (usize, &&str)| {
-            let cells = self.rows.iter().filter_map(|row| row.cells.get(index));
-            cells.map(|cell| escape(cell).width()).chain([title.width()]).max().unwrap_or_default()
-        };
-        self.widths = Some(self.columns.iter().enumerate().map(widest).collect());
-        let titles: Vec<String> = self.columns.iter().map(|title| (*title).to_owned()).collect();
-        let header = self.aligned(&titles, |_| None);
-        self.out.line(&self.out.style(Style::Bold, &header))?;
-        for row in std::mem::take(&mut self.rows) {
-            self.row(&row)?;
-        }
-        Ok(())
-    }
-
-    fn row(&self, item: &Item) -> Result<(), Failure> {
-        let style = |index| (index == 0).then_some(Style::Cyan);
-        self.out.line(&self.aligned(&item.cells, style))?;
-        match &item.body {
-            Some(body) => self.out.line(body),
-            None => Ok(()),
-        }
-    }
-
-    /// Returns the cells in their columns, cut at the width of the terminal.
-    fn aligned(&self, cells: &[String], style: impl Fn(usize) -> Option<Style>) -> String {
-        let widths = self.widths.as_deref().unwrap_or_default();
-        let (mut line, mut left) = (String::new(), self.out.width);
-        for (index, cell) in cells.iter().enumerate() {
-            if index > 0 {
-                line.push_str("  ");
-                left = left.saturating_sub(2);
-            }
-            let cell = cut(&escape(cell), left);
-            let used = cell.width();
-            match style(index) {
-                Some(style) => line.push_str(&self.out.style(style, &cell)),
-                None => line.push_str(&cell),
-            }
-            let is_last = index + 1 == cells.len();
-            let padding = if is_last { 0 } else { widths.get(index).map_or(0, |width| width.saturating_sub(used)) };
-            line.extend(std::iter::repeat_n(' ', padding));
-            left = left.saturating_sub(used + padding);
-        }
-        line.truncate(line.trim_end().len());
-        line
-    }
-}
-
-/// Returns the beginning of a text that fits into this number of columns.
-fn cut(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let (mut out, mut used) = (String::new(), 0);
-    for character in text.chars() {
-        let width = unicode_width::UnicodeWidthChar::width(character).unwrap_or_default();
-        if used + width + 1 > columns {
-            break;
-        }
-        out.push(character);
-        used += width;
-    }
-    if columns > 0 {
-        out.push('…');
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_text_is_cut_at_the_width() {
-        assert_eq!(cut("abcdef", 4), "abc…");
-        assert_eq!(cut("abc", 3), "abc");
-        assert_eq!(cut("漢字漢字", 5), "漢字…");
-        assert_eq!(cut("abc", 0), "");
-    }
-
-    #[test]
-    fn cells_contain_no_tab_and_no_line_feed() {
-        assert_eq!(tab_separated(&["a\tb".into(), "c\nd\u{1b}".into()]), "a\\tb\tc\\nd\\u{1b}");
-    }
 }

@@ -10,7 +10,21 @@ use kvtyped::{Filter, Key, RawRecord, Store};
 use crate::app::{App, Target, View};
 use crate::fail::Failure;
 use crate::json::{Json, object};
+use crate::readable::of_bucket;
 use crate::time;
+
+/// The bucket of a list of recipes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct InBucket {
+    /// The bucket. By default all buckets
+    bucket: Option<String>,
+}
+
+impl InBucket {
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.bucket.as_deref()
+    }
+}
 
 /// A recipe that an argument names.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,13 +75,9 @@ pub(crate) async fn found(
     };
     let mut found = Vec::new();
     for name in buckets {
-        match store.recipes(&name).await {
-            Ok(recipes) => {
-                let of_kind = recipes.into_iter().filter(|recipe| recipe.kind == kind);
-                found.extend(of_kind.map(|recipe| (name.clone(), recipe)));
-            }
-            Err(error) if bucket.is_none() => app.out.warn(&error.report()),
-            Err(error) => return Err(error.into()),
+        if let Some(recipes) = of_bucket(app, bucket.is_some(), store.recipes(&name).await)? {
+            let of_kind = recipes.into_iter().filter(|recipe| recipe.kind == kind);
+            found.extend(of_kind.map(|recipe| (name.clone(), recipe)));
         }
     }
     Ok(found)
@@ -106,12 +116,18 @@ pub(crate) struct Held<'a> {
 impl Held<'_> {
     /// Adds the fields to an object.
     pub(crate) fn json(&self, object: Json) -> Json {
-        object
-            .with("owner", self.owner)
-            .with("fence", self.fence)
-            .with("since", time::rfc3339(self.since))
-            .with("renewed", time::rfc3339(self.renewed))
-            .with("expires_in_ms", (self.expires_in != Duration::MAX).then_some(self.expires_in))
+        object.extended(self.fields())
+    }
+
+    /// Returns the fields as an object.
+    pub(crate) fn fields(&self) -> Json {
+        object! {
+            "owner" => self.owner,
+            "fence" => self.fence,
+            "since" => time::rfc3339(self.since),
+            "renewed" => time::rfc3339(self.renewed),
+            "expires_in_ms" => (self.expires_in != Duration::MAX).then_some(self.expires_in),
+        }
     }
 
     /// Returns the remaining time as a cell.
@@ -123,23 +139,6 @@ impl Held<'_> {
     pub(crate) fn held_for(&self) -> String {
         SystemTime::now().duration_since(self.since).map(time::short).unwrap_or_default()
     }
-}
-
-/// Refuses a fence that is not the one of the current term.
-pub(crate) fn check_fence(what: &str, found: u64, wanted: u64) -> Result<(), Failure> {
-    match found == wanted {
-        true => Ok(()),
-        false => Err(Failure::conflict(format!("{what} has another holder now, with fence {found}"))
-            .hint("look at the holder again, and repeat the command with its fence if you still want to")),
-    }
-}
-
-/// Returns the object of a term that an operator ended, and who did it.
-pub(crate) fn ended(kind: &str, recipe: &str, name: &str, held: &Held<'_>, reason: Option<&str>) -> Json {
-    let user =
-        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-    let json = object! { "v" => 1u8, "type" => kind, "recipe" => recipe, "name" => name };
-    held.json(json).with("by", user).with("reason", reason).with("at", time::rfc3339(SystemTime::now()))
 }
 
 /// Opens the store of a recipe that exists, and returns the handle of the recipe that `handle` makes.

@@ -29,12 +29,12 @@ pub(crate) enum Checked {
 }
 
 /// The prefix of the metadata keys of schemas, before the model and the version.
-const PREFIX: &str = "kvtyped.schema.";
+pub(crate) const SCHEMA_PREFIX: &str = "kvtyped.schema.";
 
 impl Checker {
     pub(crate) fn of(config: &BucketConfig) -> Self {
         let shape = |(key, text): (&String, &String)| {
-            let (model, version) = key.strip_prefix(PREFIX)?.rsplit_once('.')?;
+            let (model, version) = key.strip_prefix(SCHEMA_PREFIX)?.rsplit_once('.')?;
             Some(((model.to_owned(), version.parse().ok()?), Shape::parse(text).ok()?))
         };
         Self { models: Models::of(config), shapes: config.metadata.iter().filter_map(shape).collect() }

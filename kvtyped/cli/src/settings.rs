@@ -14,10 +14,7 @@ use crate::time;
 /// Returns the object of a bucket: its settings and its state.
 pub(crate) fn bucket_json(status: &BucketStatus) -> Json {
     let config = &status.config;
-    let mut json = object! { "v" => 1u8, "type" => "bucket", "bucket" => config.name.as_str() };
-    if let (Json::Object(fields), Json::Object(settings)) = (&mut json, settings(config)) {
-        fields.extend(settings);
-    }
+    let json = object! { "v" => 1u8, "type" => "bucket", "bucket" => config.name.as_str() }.extended(settings(config));
     let models = Models::of(config);
     let models = models.all().iter().map(|model| {
         object! {

@@ -29,7 +29,12 @@ pub(crate) struct WriteOptions {
 pub(crate) fn input(argument: Option<&str>) -> Result<Vec<u8>, Failure> {
     match argument {
         Some("-") => stdin(),
-        None if !io::stdin().is_terminal() => stdin(),
+        None if !io::stdin().is_terminal() => match stdin()? {
+            // A script without an input would write an empty record.
+            bytes if bytes.is_empty() => Err(Failure::usage("no value is given, and stdin is empty")
+                .hint("pass the value as text, as `@FILE`, or as `-` for stdin; an empty value is `''`")),
+            bytes => Ok(bytes),
+        },
         None => Err(Failure::usage("no value is given; pass it as text, as `@FILE`, or as `-` for stdin")),
         Some(text) => match text.strip_prefix('@') {
             Some(file) => fs::read(file).map_err(|error| Failure::not_found(format!("`{file}`: {error}"))),

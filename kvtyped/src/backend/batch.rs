@@ -42,7 +42,7 @@ impl Batch {
         if let Some(entry) = records.clone().find(|write| write.is_index_entry()) {
             // The last message decides: it must be one that the server refuses after a switch of the epoch.
             let reason = "an index entry follows a record; write index entries first";
-            return Err(invalid(reason.to_owned()).with_key(entry.key.as_str()));
+            return Err(entry.space.name_key(invalid(reason.to_owned()), &entry.key));
         }
         if let Some(other) = records.find(|record| record.epoch != epoch) {
             let reason = "its writes have different write epochs; give all of them the same epoch";
@@ -51,16 +51,18 @@ impl Batch {
         let mut written = BTreeMap::new();
         for (index, write) in writes.iter().enumerate() {
             if written.insert((write.space, write.key.clone()), index).is_some() {
-                return Err(invalid(format!("it writes `{}` twice; write each key once", write.key))
-                    .with_key(write.key.as_str()));
+                let error =
+                    invalid(format!("it writes {} twice; write each key once", write.space.describe(&write.key)));
+                return Err(write.space.name_key(error, &write.key));
             }
         }
         let mut expected = BTreeMap::new();
         for precondition in writes.iter_mut().filter_map(|write| write.precondition.take()).chain(checks) {
             let Precondition { space, key, revision } = precondition;
             if expected.insert((space, key.clone()), revision).is_some_and(|other| other != revision) {
-                return Err(invalid(format!("it expects two different revisions of `{key}`; expect one"))
-                    .with_key(key.as_str()));
+                let what = space.describe(&key);
+                let error = invalid(format!("it expects two different revisions of {what}; expect one"));
+                return Err(space.name_key(error, &key));
             }
         }
         let mut elsewhere = Vec::new();

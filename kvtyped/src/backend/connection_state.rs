@@ -36,6 +36,8 @@ pub struct ServerInfo {
     pub address: String,
     /// The name of the cluster, if the server belongs to one.
     pub cluster: Option<String>,
+    /// The largest message that the server accepts, in bytes.
+    pub max_payload: usize,
 }
 
 impl ConnectionState {

@@ -208,6 +208,7 @@
 // | `write`, `batch` | writes, as data |
 // | `entry`, `scan`, `watch` | entries, scans and watch sessions, as data |
 // | `connection_state` | the state of the connection to a server |
+// | `account` | the usage and the limits of an account |
 // | `status` | the capabilities of a backend, and the status of a bucket |
 // | `counters` | the interface of counters |
 // | `state` | the state machine of the embedded backend |
@@ -226,6 +227,7 @@ mod entry;
 mod scan;
 mod watch;
 mod connection_state;
+mod account;
 mod status;
 mod counters;
 mod state;
@@ -236,6 +238,7 @@ pub mod file;
 #[cfg(feature = "nats")]
 pub mod nats;
 
+pub use self::account::{AccountUsage, Usage};
 pub use self::backoff::Backoff;
 pub use self::batch::Batch;
 pub(crate) use self::concurrent::next_output;
@@ -320,6 +323,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         ConnectionState::permanent()
     }
 
+    /// Returns the usage and the limits of the account: one item, or one for each tier. The default implementation is
+    /// for a backend without accounts, and returns no item. A wrapper of a backend must forward the call.
+    fn account(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<AccountUsage>>> {
+        let _ = deadline;
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     /// Copies everything into a new file, while writers continue. Only the backend of a file supports this.
     fn backup(&self, path: PathBuf) -> BoxFuture<'_, Result<()>> {
         let _ = path;
@@ -372,9 +382,10 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Option<RawEntry>>>;
 
-    /// Reads the newest entry of each key of the records. Returns one result per key, in the order of the keys.
+    /// Reads the newest entry of each key. Returns one result per key, in the order of the keys.
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,

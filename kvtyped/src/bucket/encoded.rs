@@ -158,13 +158,14 @@ impl RawBucket for EncodedBucket {
 
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
         let read_many = async move {
-            let stored = keys.iter().map(|key| self.codec.encode(key)).collect::<Result<Vec<_>, _>>()?;
-            let entries = self.raw.read_many(&stored, read, deadline).await?;
+            let stored = keys.iter().map(|key| self.encode_key(space, key)).collect::<Result<Vec<_>>>()?;
+            let entries = self.raw.read_many(space, &stored, read, deadline).await?;
             let named = |(entry, key): (Option<RawEntry>, &Key)| Some(RawEntry { key: key.clone(), ..entry? });
             Ok(entries.into_iter().zip(keys).map(named).collect())
         };

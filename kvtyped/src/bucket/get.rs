@@ -7,7 +7,7 @@ use super::entry::Entry;
 use super::handle::ReadBucket;
 use super::verb::verb;
 use crate::backend::{KeySpace, Read, ReadAt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::ModelKey;
 use crate::model::KvModel;
 use crate::revision::Revision;
@@ -96,7 +96,11 @@ impl<T: KvModel> Get<'_, T> {
             if entry.is_removed() && entry.ttl.is_none() && matches!(at, ReadAt::Newest(_)) {
                 bucket.inner.tombstones.remember(entry.key.clone(), entry.revision, epoch);
             }
-            decode::entry(&entry, bucket.clock())
+            let found = decode::entry(&entry, bucket.clock())?;
+            if let (Some(found), ReadAt::Newest(_)) = (&found, at) {
+                bucket.remember_values(found, &entry.key, epoch);
+            }
+            Ok::<_, Error>(found)
         };
         read.await.map_err(|error| error.with_context("get", bucket.name(), Some(encoded.as_str())))
     }

@@ -7,7 +7,7 @@ use super::decode;
 use super::entry::Entry;
 use super::handle::ReadBucket;
 use super::verb::verb;
-use crate::backend::{RawEntry, Read};
+use crate::backend::{KeySpace, RawEntry, Read};
 use crate::error::Result;
 use crate::key::{Key, KeyError, ModelKey};
 use crate::model::KvModel;
@@ -115,7 +115,7 @@ impl<'a, T: KvModel> GetMany<'a, T> {
         let keys = keys.map_err(|error| bucket.bad_key("get_many", error))?;
         let mut entries = Vec::with_capacity(keys.len());
         for keys in keys.chunks(PORTION) {
-            let portion = raw.read_many(keys, read, bucket.deadline(timeout)).await;
+            let portion = raw.read_many(KeySpace::Records, keys, read, bucket.deadline(timeout)).await;
             entries.extend(portion.map_err(|error| error.with_context("get_many", bucket.name(), None))?);
         }
         entries.iter().flatten().for_each(|entry| bucket.record_read(entry));

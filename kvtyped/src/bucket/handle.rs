@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::clock::BucketClock;
 use super::content::Target;
+use super::index::known::KnownValues;
 use super::modify::key_queue::KeyQueues;
 use super::precondition::{FencePrecondition, FenceResult};
 use super::schema_state::{BucketSchema, SchemaState};
@@ -85,6 +86,7 @@ pub(super) struct BucketInner {
     pub(super) seen: SeenRevisions,
     pub(super) key_queues: Arc<KeyQueues>,
     pub(super) tombstones: Tombstones,
+    pub(super) known_values: KnownValues,
     pub(super) shared: Extensions,
 }
 
@@ -118,6 +120,7 @@ impl<T: KvModel> ReadBucket<T> {
             seen,
             key_queues,
             tombstones: Tombstones::default(),
+            known_values: KnownValues::default(),
             shared: Extensions::default(),
         });
         Self { inner, model: PhantomData }

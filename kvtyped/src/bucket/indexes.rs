@@ -58,11 +58,15 @@ pub(crate) async fn read_claim(
     let Some(entry) = raw.read(KeySpace::Index, key, ReadAt::Newest(read), deadline).await? else {
         return Ok((Revision::ZERO, None));
     };
-    let claim = Some(&entry).filter(|entry| RawEntry::is_live(entry)).map(|entry| Claim::decode(&entry.value));
-    let claim = claim.transpose().map_err(|reason| {
+    Ok((entry.revision, stored_claim(&entry)?))
+}
+
+/// Reads the body of a claim. Returns `None` for a delete marker.
+pub(crate) fn stored_claim(entry: &RawEntry) -> Result<Option<Claim>> {
+    let claim = entry.is_live().then(|| Claim::decode(&entry.value)).transpose();
+    claim.map_err(|reason| {
         Error::new(ErrorKind::Decode { codec: "claim", detail: reason.to_owned() }).at_revision(entry.revision)
-    })?;
-    Ok((entry.revision, claim))
+    })
 }
 
 impl<T: KvModel> ReadBucket<T> {

@@ -91,7 +91,7 @@ pub use self::write::{Create, Put, Update};
 pub use self::write_raw::RawWrite;
 
 pub(crate) use self::counters::CounterBucket;
-pub(crate) use self::indexes::read_claim;
+pub(crate) use self::indexes::{read_claim, stored_claim};
 pub(crate) use self::modify::retry::CasAttempts;
 pub(crate) use self::precondition::{FencePrecondition, FenceResult};
 pub(crate) use self::schema_state::BucketSchema;

@@ -1,18 +1,20 @@
 //! `put_many` and `delete_many`: many concurrent writes.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use std::{fmt, vec};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either};
 use futures::stream::FuturesUnordered;
 
 use super::content::Content;
 use super::decode;
 use super::handle::Bucket;
 use super::verb::verb;
-use super::write::check_ttl;
-use crate::backend::{WriteKind, next_output};
+use super::write::{WriteOver, check_ttl};
+use crate::backend::{KeySpace, RawEntry, Read, WriteKind, next_output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
 use crate::model::{KvModel, SingleRevision};
@@ -20,6 +22,9 @@ use crate::revision::Revision;
 
 /// The default number of writes in flight.
 const WINDOW: usize = 1_024;
+
+/// The largest number of entries that one request reads before they are replaced.
+const READ_AHEAD: usize = 1_000;
 
 impl<T: KvModel> Bucket<T> {
     /// Writes many records over any existing ones. The writes are not atomic, but fast: many of them are in flight at
@@ -146,13 +151,13 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
         let rounds = waves(&writes);
         let last = rounds.iter().copied().max().unwrap_or_default();
         let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(total);
-        let mut waiting: Vec<Vec<(usize, Key, Content)>> = Vec::new();
+        let mut waiting: Vec<Vec<PendingWrite>> = Vec::new();
         waiting.resize_with(last + 1, || Vec::with_capacity(if last == 0 { total } else { 0 }));
         for ((index, write), round) in writes.into_iter().enumerate().zip(rounds) {
             results.push(match write {
                 Ok((key, content)) => {
                     let ttl = content.ttl.or(ttl);
-                    waiting[round].push((index, key, content.with_ttl(ttl)));
+                    waiting[round].push(PendingWrite { index, key, content: content.with_ttl(ttl), base: None });
                     None
                 }
                 Err(error) => Some(Err(located(error))),
@@ -161,18 +166,45 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
         let mut done = results.iter().flatten().count();
         let mut hopeless: Option<ErrorKind> = None;
         for round in waiting {
-            let mut waiting = round.into_iter();
-            let mut sent = FuturesUnordered::new();
+            let mut queue = WriteQueue::new(bucket, round, window);
+            let mut running = FuturesUnordered::new();
             loop {
-                while hopeless.is_none() && sent.len() < window {
-                    let Some((index, key, content)) = waiting.next() else { break };
-                    let deadline = bucket.deadline(timeout);
-                    sent.push(async move {
-                        let sent = bucket.send_content(&key, content, None, None, deadline).await;
-                        (index, sent.map_err(|error| error.with_context(operation, bucket.name(), Some(key.as_str()))))
-                    });
+                if hopeless.is_none()
+                    && let Some(read) = queue.read_ahead(timeout)
+                {
+                    running.push(Either::Left(read));
                 }
-                let Some((index, result)) = next_output(&mut sent).await else { break };
+                while hopeless.is_none() && running.len() < window + usize::from(queue.is_reading) {
+                    let Some(PendingWrite { index, key, content, base }) = queue.pop() else { break };
+                    let deadline = bucket.deadline(timeout);
+                    running.push(Either::Right(async move {
+                        let sent = match base {
+                            Some(base) => {
+                                bucket
+                                    .send_over(
+                                        &key,
+                                        base,
+                                        content,
+                                        WriteOver { is_one_of_many: true, ..WriteOver::default() },
+                                        deadline,
+                                    )
+                                    .boxed()
+                                    .await
+                            }
+                            None => bucket.send_content(&key, content, None, None, deadline).await,
+                        };
+                        let located = |error: Error| error.with_context(operation, bucket.name(), Some(key.as_str()));
+                        Step::Written(index, sent.map_err(located))
+                    }));
+                }
+                let (index, result) = match next_output(&mut running).await {
+                    Some(Step::Written(index, result)) => (index, result),
+                    Some(Step::Read(writes)) => {
+                        queue.add(writes);
+                        continue;
+                    }
+                    None => break,
+                };
                 if let Err(error) = &result
                     && hopeless.is_none()
                     && is_fatal(error)
@@ -185,7 +217,7 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
                     told(WriteProgress { done, total });
                 }
             }
-            for (index, key, _) in waiting {
+            for PendingWrite { index, key, .. } in queue.unsent() {
                 let error = Error::new(hopeless.clone().unwrap_or(ErrorKind::Closed));
                 results[index] = Some(Err(error.with_context(operation, bucket.name(), Some(key.as_str()))));
             }
@@ -195,6 +227,79 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
 
     async fn all(self) -> Result<Vec<Revision>> {
         self.results().await?.into_iter().collect()
+    }
+}
+
+/// A write that is not sent yet.
+struct PendingWrite {
+    index: usize,
+    key: Key,
+    content: Content,
+    /// The entry that the write replaces, if it was read.
+    base: Option<Option<RawEntry>>,
+}
+
+/// The end of a read or of a write.
+enum Step {
+    Read(Vec<PendingWrite>),
+    Written(usize, Result<Revision>),
+}
+
+/// The writes of one round. A write of an indexed model needs the entry that it replaces, so such entries are read ahead,
+/// many in one request.
+struct WriteQueue<'a, T: KvModel> {
+    bucket: &'a Bucket<T>,
+    /// The number of entries that one request reads.
+    portion: usize,
+    /// The writes whose entries are not read yet.
+    unread: vec::IntoIter<PendingWrite>,
+    ready: VecDeque<PendingWrite>,
+    is_reading: bool,
+}
+
+impl<'a, T: KvModel> WriteQueue<'a, T> {
+    fn new(bucket: &'a Bucket<T>, writes: Vec<PendingWrite>, window: usize) -> Self {
+        let portion = window.min(READ_AHEAD);
+        Self { bucket, portion, unread: writes.into_iter(), ready: VecDeque::new(), is_reading: false }
+    }
+
+    /// Returns the next read, if its entries will soon be needed.
+    fn read_ahead(&mut self, timeout: Option<Duration>) -> Option<BoxFuture<'a, Step>> {
+        if T::__INDEXES.is_empty() || self.is_reading || self.ready.len() > self.portion / 2 {
+            return None;
+        }
+        let mut writes: Vec<PendingWrite> = self.unread.by_ref().take(self.portion).collect();
+        let (bucket, deadline) = (self.bucket, self.bucket.deadline(timeout));
+        self.is_reading = !writes.is_empty();
+        self.is_reading.then(|| {
+            let read = async move {
+                let keys: Vec<Key> = writes.iter().map(|write| write.key.clone()).collect();
+                let read = bucket.inner.raw.read_many(KeySpace::Records, &keys, Read::Any, deadline);
+                // After an error, each write reads its entry, and has its own result.
+                for (write, base) in writes.iter_mut().zip(read.await.unwrap_or_default()) {
+                    write.base = Some(base);
+                }
+                Step::Read(writes)
+            };
+            read.boxed()
+        })
+    }
+
+    /// Adds the writes whose entries were read.
+    fn add(&mut self, writes: Vec<PendingWrite>) {
+        self.is_reading = false;
+        self.ready.extend(writes);
+    }
+
+    /// Returns the next write that can be sent.
+    fn pop(&mut self) -> Option<PendingWrite> {
+        let next = self.ready.pop_front();
+        next.or_else(|| if T::__INDEXES.is_empty() { self.unread.next() } else { None })
+    }
+
+    /// Returns the writes that are not sent.
+    fn unsent(self) -> impl Iterator<Item = PendingWrite> {
+        self.ready.into_iter().chain(self.unread)
     }
 }
 

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use super::content::{Content, Target};
 use super::decode;
 use super::handle::{Bucket, BucketInner};
+use super::index::write::{IndexedWrite, Replaced};
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::modify::retry::{CasAttempts, CasRetry};
 use super::precondition::FenceResult;
@@ -186,6 +187,17 @@ pub(super) struct WriteConditions {
     pub(super) timeout: Option<Duration>,
 }
 
+/// The conditions of a write of an indexed model.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct WriteOver<'a> {
+    /// The revision that the key must have.
+    pub(super) expected: Option<Revision>,
+    /// The precondition on another record.
+    pub(super) on: Option<&'a Precondition>,
+    /// Whether many writes are sent at once.
+    pub(super) is_one_of_many: bool,
+}
+
 impl<T: KvModel> Bucket<T> {
     /// Encodes a record for the schema version that the bucket takes. `headers` replaces the headers of the record.
     pub(super) fn encode_record(
@@ -288,8 +300,8 @@ impl<T: KvModel> Bucket<T> {
         Ok(revision)
     }
 
-    /// Sends one write of an indexed model. It reads the entry that it replaces, for its index values. A
-    /// write without an expected revision is retried until it is applied.
+    /// Sends one write of an indexed model. It reads the entry that it replaces, unless the index values of the expected
+    /// revision are known. A write without an expected revision is retried until it is applied.
     async fn send_indexed(
         &self,
         key: &Key,
@@ -298,12 +310,35 @@ impl<T: KvModel> Bucket<T> {
         on: Option<&Precondition>,
         deadline: Deadline,
     ) -> Result<Revision> {
-        let raw = &self.inner.raw;
         if let Some(expected) = expected.filter(|revision| *revision > Revision::ZERO) {
             self.check_identity(key, expected, deadline).await?;
+            let epoch = self.inner.raw.identity().connection_epoch;
+            if let Some(old) = self.inner.known_values.take(key, expected, epoch) {
+                let (old, content) = (Replaced::Values(old), content.clone());
+                let write = IndexedWrite { old, expected, content, on, is_one_of_many: false };
+                match self.write_indexed(key, write, deadline).await {
+                    // The record or a claim has changed. The read below finds out which.
+                    Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {}
+                    written => return written.map(|(revision, _)| revision),
+                }
+            }
         }
+        let base = self.inner.raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
+        self.send_over(key, base, content, WriteOver { expected, on, is_one_of_many: false }, deadline).await
+    }
+
+    /// Sends one write of an indexed model over the entry that a server returned for its key, or over a later one.
+    pub(super) async fn send_over(
+        &self,
+        key: &Key,
+        mut base: Option<RawEntry>,
+        content: Content,
+        over: WriteOver<'_>,
+        deadline: Deadline,
+    ) -> Result<Revision> {
+        let WriteOver { expected, on, is_one_of_many } = over;
+        let raw = &self.inner.raw;
         let (mut retry, mut attempts) = (CasRetry::new(), CasAttempts::new(None));
-        let mut base = raw.read(KeySpace::Records, key, ReadAt::Newest(Read::Any), deadline).await?;
         let mut is_confirmed = !self.config().may_be_behind();
         loop {
             let found = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
@@ -316,7 +351,9 @@ impl<T: KvModel> Bucket<T> {
                 let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(found) });
                 return Err(self.explain_conflict(conflict, deadline).await);
             }
-            match self.write_indexed(key, (base.as_ref(), found), content.clone(), on, deadline).await {
+            let (old, content) = (Replaced::Entry(base.as_ref()), content.clone());
+            let write = IndexedWrite { old, expected: found, content, on, is_one_of_many };
+            match self.write_indexed(key, write, deadline).await {
                 Ok((revision, _)) => return Ok(revision),
                 Err(conflict) if matches!(conflict.kind(), ErrorKind::Conflict { .. }) => {
                     retry.observe_conflict(&conflict);

@@ -76,6 +76,14 @@ pub async fn key_spaces_are_independent(subject: &BackendUnderTest) {
     let second = bucket.write(entry("a.b", "claim")).await;
     let deleted = bucket.write(delete(&key("a.b"))).await;
     assert!(record < first && first < second && second < deleted);
+    let keys = ["a.b", "c", "a.b", "d", "e"].map(key);
+    for read in [Read::Leader, Read::AtLeast(deleted)] {
+        let entries = bucket.read_many_of(KeySpace::Index, &keys, read).await;
+        let revisions: Vec<_> = entries.iter().map(|entry| entry.as_ref().map(|entry| entry.revision)).collect();
+        assert_eq!(revisions, [Some(second), None, Some(second), None, None], "many at once, {read:?}");
+        let records = bucket.read_many(&keys, read).await;
+        assert!(records[0].as_ref().is_some_and(RawEntry::is_removed), "{read:?}");
+    }
     for read in [ReadAt::Newest(Read::Leader), ReadAt::Newest(Read::AtLeast(second)), ReadAt::Revision(second)] {
         let found = bucket.entry_at("a.b", read).await.expect("the entry exists");
         assert_eq!((found.key.as_str(), found.revision, &*found.value), ("a.b", second, &b"claim"[..]), "{read:?}");

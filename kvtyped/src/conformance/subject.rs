@@ -233,7 +233,11 @@ impl Bucket {
     }
 
     pub(super) async fn read_many(&self, keys: &[Key], read: Read) -> Vec<Option<RawEntry>> {
-        match self.raw.read_many(keys, read, self.subject.deadline()).await {
+        self.read_many_of(KeySpace::Records, keys, read).await
+    }
+
+    pub(super) async fn read_many_of(&self, space: KeySpace, keys: &[Key], read: Read) -> Vec<Option<RawEntry>> {
+        match self.raw.read_many(space, keys, read, self.subject.deadline()).await {
             Ok(entries) => entries,
             Err(error) => panic!("a read of {} keys, {read:?}, fails: {error:?}", keys.len()),
         }

@@ -8,7 +8,7 @@ pub(crate) use self::escaped::Escaped;
 pub use self::kind::ErrorKind;
 pub(crate) use self::sensitive::key_hash;
 #[cfg(feature = "nats")]
-pub(crate) use self::sensitive::split_subject;
+pub(crate) use self::sensitive::{split_subject, without_index_value};
 
 use std::error::Error as StdError;
 use std::fmt;

@@ -20,6 +20,18 @@ pub(crate) fn split_subject(subject: &str) -> Option<(&str, &str)> {
     Some(subject.split_at(key))
 }
 
+/// Removes the value from the subject of an index entry, or of a read of it. Any other subject stays.
+#[cfg(feature = "nats")]
+pub(crate) fn without_index_value(subject: String) -> String {
+    match split_subject(&subject) {
+        Some((start, key)) if start.ends_with("$KV.=i.") => {
+            let bucket = key.split('.').next().unwrap_or_default();
+            format!("{start}{bucket}.>")
+        }
+        _ => subject,
+    }
+}
+
 impl Error {
     /// Hides the key in all output of this error, except [`key`](Self::key).
     pub(crate) fn hide_key(mut self) -> Self {
@@ -45,6 +57,23 @@ impl Error {
         } else if source.is::<KeyError>() || source.is::<SharedSource>() {
             // Both quote the key, and neither can be changed.
             self.0.source = None;
+        }
+    }
+}
+
+#[cfg(all(test, feature = "nats"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denied_subject_shows_no_index_value() {
+        for (subject, shown) in [
+            ("$KV.=i.users.user.email.ada=40x", "$KV.=i.users.>"),
+            ("$JS.API.DIRECT.GET.KV_users.$KV.=i.users.user.team.core.7", "$JS.API.DIRECT.GET.KV_users.$KV.=i.users.>"),
+            ("$KV.users.7", "$KV.users.7"),
+            ("$JS.API.STREAM.PURGE.KV_users", "$JS.API.STREAM.PURGE.KV_users"),
+        ] {
+            assert_eq!(without_index_value(subject.to_owned()), shown);
         }
     }
 }

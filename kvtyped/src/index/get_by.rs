@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::page::matching_record;
 use crate::backend::{Deadline, KeySpace, RawBucket, Read, ReadAt};
 use crate::bucket::verb::verb;
-use crate::bucket::{Entry, ReadBucket, decode, read_claim};
+use crate::bucket::{Entry, ReadBucket, read_claim};
 use crate::error::Result;
 use crate::model::index::{Lookup, One, UniqueLookup};
 use crate::model::{Indexed, KvModel};
@@ -96,14 +97,15 @@ async fn read_owner<T: KvModel>(
     read: Read,
     deadline: Deadline,
 ) -> Result<Option<Entry<T>>> {
+    // Load the epoch of the connection before the requests.
+    let epoch = raw.identity().connection_epoch;
     for claim in lookup.claims()? {
         let (_, Some(claim)) = read_claim(raw, &claim, read, deadline).await? else { continue };
         let Some(entry) = raw.read(KeySpace::Records, &claim.owner, ReadAt::Newest(read), deadline).await? else {
             continue;
         };
-        bucket.record_read(&entry);
-        let found = decode::entry::<T>(&entry, bucket.clock())?;
-        if let Some(found) = found.filter(|found| lookup.matches(found)) {
+        if let Some(found) = matching_record(bucket, lookup, &entry)? {
+            bucket.remember_values(&found, &entry.key, epoch);
             return Ok(Some(found));
         }
     }

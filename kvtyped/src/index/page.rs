@@ -1,17 +1,12 @@
 //! The records of some candidates.
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-
 use super::order::Position;
-use crate::backend::{Deadline, RawBucket, RawEntry, Read};
-use crate::bucket::{Entry, ReadBucket, decode, read_claim};
+use crate::backend::{Deadline, KeySpace, RawBucket, RawEntry, Read};
+use crate::bucket::{Entry, ReadBucket, decode, stored_claim};
 use crate::error::Result;
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::model::index::{Lookup, Many, claim_key};
-
-/// The number of claims that are read at once.
-const CONCURRENCY: usize = 64;
 
 /// A record at its position.
 pub(super) type Found<T> = (Position, Result<Entry<T>>);
@@ -28,24 +23,15 @@ pub(super) async fn read_page<T: KvModel>(
     read: Read,
     deadline: Deadline,
 ) -> Result<Vec<Found<T>>> {
-    let keys = keys(raw, lookup, &positions, read, deadline).await?;
-    let known: Vec<Key> = keys.iter().flatten().cloned().collect();
-    let mut entries = raw.read_many(&known, read, deadline).await?.into_iter();
-    let mut found: Vec<Option<Result<Entry<T>>>> = keys
-        .iter()
-        .map(|key| key.as_ref().and_then(|_| decoded(bucket, lookup, entries.next().flatten().as_ref())))
-        .collect();
+    let mut found = read_records(bucket, raw, lookup, &positions, read, deadline).await?;
     if read != Read::Leader && raw.config().may_be_behind() {
         let doubtful = |(at, entry): (usize, &Option<_>)| entry.is_none().then_some(at);
         let doubtful: Vec<usize> = found.iter().enumerate().filter_map(doubtful).collect();
         let again: Vec<Position> = doubtful.iter().filter_map(|at| positions.get(*at).cloned()).collect();
-        let keys = self::keys(raw, lookup, &again, Read::Leader, deadline).await?;
-        let known: Vec<Key> = keys.iter().flatten().cloned().collect();
-        let mut entries = raw.read_many(&known, Read::Leader, deadline).await?.into_iter();
-        for (at, key) in doubtful.into_iter().zip(keys) {
-            let entry = key.and_then(|_| entries.next().flatten());
+        let confirmed = read_records(bucket, raw, lookup, &again, Read::Leader, deadline).await?;
+        for (at, entry) in doubtful.into_iter().zip(confirmed) {
             if let Some(slot) = found.get_mut(at) {
-                *slot = decoded(bucket, lookup, entry.as_ref());
+                *slot = entry;
             }
         }
     }
@@ -56,8 +42,27 @@ pub(super) async fn read_page<T: KvModel>(
     Ok(positions.into_iter().zip(found).filter_map(|(position, entry)| Some((position, entry?))).collect())
 }
 
+/// Reads the record at each position. Returns `None` if a claim or its record is gone, or if the record does not match.
+async fn read_records<T: KvModel>(
+    bucket: &ReadBucket<T>,
+    raw: &dyn RawBucket,
+    lookup: &Lookup<T, Many>,
+    positions: &[Position],
+    read: Read,
+    deadline: Deadline,
+) -> Result<Vec<Option<Result<Entry<T>>>>> {
+    let keys = record_keys(raw, lookup, positions, read, deadline).await?;
+    let known: Vec<Key> = keys.iter().flatten().cloned().collect();
+    let mut entries = raw.read_many(KeySpace::Records, &known, read, deadline).await?.into_iter();
+    let mut record = |key: Option<Key>| {
+        let entry = key.and_then(|_| entries.next()).flatten()?;
+        matching_record(bucket, lookup, &entry).transpose()
+    };
+    Ok(keys.into_iter().map(&mut record).collect())
+}
+
 /// Returns the key of the record at each position. `None` if a claim is gone.
-async fn keys<T: KvModel>(
+async fn record_keys<T: KvModel>(
     raw: &dyn RawBucket,
     lookup: &Lookup<T, Many>,
     positions: &[Position],
@@ -68,24 +73,19 @@ async fn keys<T: KvModel>(
     if !info.is_unique() {
         return Ok(positions.iter().map(|position| Key::new(position.key.as_str()).ok()).collect());
     }
-    let owner = |position: &Position| {
-        let key = claim_key(T::SCHEMA.name, info, &position.value);
-        async move { Ok(read_claim(raw, &key?, read, deadline).await?.1.map(|claim| claim.owner)) }
-    };
-    stream::iter(positions.iter().map(owner)).buffered(CONCURRENCY).try_collect().await
+    let claim = |position: &Position| claim_key(T::SCHEMA.name, info, &position.value);
+    let claims = positions.iter().map(claim).collect::<Result<Vec<_>, _>>()?;
+    let found = raw.read_many(KeySpace::Index, &claims, read, deadline).await?;
+    let owner = |entry: RawEntry| Ok(stored_claim(&entry)?.map(|claim| claim.owner));
+    found.into_iter().map(|entry| entry.map_or(Ok(None), owner)).collect()
 }
 
-/// Decodes the record of an entry. Returns `None` if there is no record, or if it does not match.
-fn decoded<T: KvModel>(
+/// Decodes the record that an entry or a claim names. Returns `None` if it does not match the lookup.
+pub(super) fn matching_record<T: KvModel, A>(
     bucket: &ReadBucket<T>,
-    lookup: &Lookup<T, Many>,
-    entry: Option<&RawEntry>,
-) -> Option<Result<Entry<T>>> {
-    let entry = entry?;
+    lookup: &Lookup<T, A>,
+    entry: &RawEntry,
+) -> Result<Option<Entry<T>>> {
     bucket.record_read(entry);
-    match decode::entry::<T>(entry, bucket.clock()) {
-        Ok(None) => None,
-        Ok(Some(found)) => lookup.matches(&found).then_some(Ok(found)),
-        Err(error) => Some(Err(error)),
-    }
+    Ok(decode::entry::<T>(entry, bucket.clock())?.filter(|found| lookup.matches(found)))
 }

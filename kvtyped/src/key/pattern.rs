@@ -169,6 +169,28 @@ impl Pattern {
         self.tail
     }
 
+    /// Returns the text that every matching key begins with. It ends with a dot if more segments follow.
+    pub(crate) fn literal_prefix(&self) -> String {
+        let mut prefix = String::new();
+        for token in &self.tokens {
+            match token {
+                Token::Literal(segment) => {
+                    prefix.push_str(segment);
+                    prefix.push('.');
+                }
+                Token::Any { prefix: begin, .. } => {
+                    prefix.push_str(begin);
+                    return prefix;
+                }
+            }
+        }
+        if !self.is_open() {
+            // The last segment ends the key.
+            prefix.pop();
+        }
+        prefix
+    }
+
     /// Returns the segments.
     pub fn tokens(&self) -> &[Token] {
         &self.tokens

@@ -1,15 +1,14 @@
 //! `drop_index`: removes an index from a bucket.
 
 use std::fmt;
-use std::future::IntoFuture;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
 use super::lease::{Job, JobLease};
 use crate::backend::{KeySpace, ListKeysRequest};
 use crate::bucket::Bucket;
+use crate::bucket::verb::verb;
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Pattern;
@@ -120,15 +119,7 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
     }
 }
 
-impl<'a, T: KvModel> IntoFuture for DropIndex<'a, T> {
-    type Output = Result<u64>;
-    type IntoFuture = BoxFuture<'a, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        let bucket = self.bucket;
-        bucket.observe(OPERATION, Box::pin(self.run()))
-    }
-}
+verb!(DropIndex("drop_index", bucket) => u64);
 
 impl<T: KvModel> fmt::Debug for DropIndex<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

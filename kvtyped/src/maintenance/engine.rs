@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::checkpoint::Checkpoint;
 use super::pacer::Pacer;
 use super::remaining_ttl::{RemainingTtl, ServerTime};
-use crate::backend::{BucketStatus, RawEntry, Read, RecordHeaders, ScanRequest, next_output};
+use crate::backend::{BucketStatus, KeySpace, RawEntry, Read, RecordHeaders, ScanRequest, next_output};
 use crate::bucket::content::Content;
 use crate::bucket::{Bucket, decode};
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -287,7 +287,7 @@ impl<'a, T: KvModel, C: Changes<T>> Engine<'a, T, C> {
         let deadline = bucket.deadline(self.timeout);
         let read = async move {
             let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
-            let entries = raw.read_many(&keys, read, deadline).await;
+            let entries = raw.read_many(KeySpace::Records, &keys, read, deadline).await;
             (batch, entries)
         };
         Ok(read.boxed().fuse())

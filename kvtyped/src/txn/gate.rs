@@ -26,9 +26,6 @@ const IDLE_LIMIT: Duration = Duration::from_millis(20);
 /// The longest wait between two checks.
 const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(160);
 
-/// The number of concurrent sends of transactions that have not conflicted.
-const MAX_SENDERS: usize = 8;
-
 /// The transactions of a bucket in this process.
 #[derive(Debug)]
 pub(crate) struct ContentionGate {
@@ -43,12 +40,15 @@ pub(crate) struct ContentionGate {
 
 impl Default for ContentionGate {
     fn default() -> Self {
-        let sending = Semaphore::new(MAX_SENDERS);
+        let sending = Semaphore::new(Self::MAX_SENDERS as usize);
         Self { holder: Mutex::default(), free: Notify::new(), contended: AtomicUsize::new(0), sending }
     }
 }
 
 impl ContentionGate {
+    /// The number of concurrent sends of transactions that have not conflicted.
+    pub(crate) const MAX_SENDERS: u32 = 8;
+
     fn holder(&self) -> MutexGuard<'_, Option<Arc<Activity>>> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ pub(super) async fn read(raw: &dyn RawBucket, keys: &[Key], deadline: Deadline) 
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let found = raw.read_many(keys, Read::Leader, deadline).await?;
+    let found = raw.read_many(KeySpace::Records, keys, Read::Leader, deadline).await?;
     let precondition = |(key, entry): (&Key, Option<crate::backend::RawEntry>)| match entry {
         Some(entry) if !entry.is_removed() => {
             Ok(Precondition { space: KeySpace::Records, key: key.clone(), revision: entry.revision })

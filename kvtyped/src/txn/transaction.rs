@@ -125,11 +125,16 @@ impl<T: KvModel> Transaction<'_, T> {
     }
 
     /// Removes the record of a key, whether it exists or not. The history and a delete marker remain.
+    ///
+    /// If the record is of another model with indexes, its index entries stay until
+    /// [`verify_indexes`](crate::Bucket::verify_indexes) repairs them. [`transact`](crate::Bucket::transact) with
+    /// [`Tx::model`](super::Tx::model) erases them.
     pub fn delete<K: ModelKey>(self, key: &K) -> Self {
         self.removal(key, WriteKind::Delete)
     }
 
-    /// Removes the record of a key with its history. A delete marker remains, without a limit or for its TTL.
+    /// Removes the record of a key with its history. A delete marker remains, without a limit or for its TTL. See
+    /// [`delete`](Self::delete) for a record of another model with indexes.
     pub fn purge<K: ModelKey>(self, key: &K) -> Self {
         self.removal(key, WriteKind::Purge)
     }
@@ -309,7 +314,7 @@ impl<T: KvModel> Transaction<'_, T> {
             };
             // A key to create may have a delete marker, which the write must then replace.
             let created: Vec<_> = steps.iter().filter(|step| step.is_create()).map(|step| step.key.clone()).collect();
-            let found = raw.read_many(&created, Read::Leader, deadline).await?;
+            let found = raw.read_many(KeySpace::Records, &created, Read::Leader, deadline).await?;
             let now = required::read(&**raw, &required, deadline).await?;
             let mut is_updated = std::mem::replace(&mut existing, now) != existing;
             for (step, entry) in steps.iter_mut().filter(|step| step.is_create()).zip(found) {
@@ -387,7 +392,7 @@ impl<T: KvModel> Bucket<T> {
             let is_checked = |key: &Key| checks.iter().any(|check| check.key == *key);
             let existing = existing.into_iter().filter(|existing| !is_checked(&existing.key));
             let preconditions = checks.iter().cloned().chain(existing).collect();
-            let found = raw.read_many(&keys, Read::Leader, deadline).await?;
+            let found = raw.read_many(KeySpace::Records, &keys, Read::Leader, deadline).await?;
             let mut records = Vec::with_capacity(steps.len());
             for (step, base) in steps.iter().zip(found) {
                 let actual = base.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
@@ -425,7 +430,9 @@ impl<T: KvModel> Bucket<T> {
                 return Err(Error::new(ErrorKind::Fenced));
             }
             let checked: Vec<_> = checks.iter().map(|check| check.key.clone()).collect();
-            for (check, entry) in checks.iter().zip(raw.read_many(&checked, Read::Leader, deadline).await?) {
+            for (check, entry) in
+                checks.iter().zip(raw.read_many(KeySpace::Records, &checked, Read::Leader, deadline).await?)
+            {
                 let (expected, actual) = (check.revision, entry.map_or(Revision::ZERO, |entry| entry.revision));
                 if expected != actual {
                     let conflict = Error::new(ErrorKind::Conflict { expected, actual: Some(actual) });

@@ -281,6 +281,9 @@ impl<T: KvModel> Tx<T> {
 
     /// Removes the record of a key, whether it exists or not. The history and a delete marker remain.
     ///
+    /// If the record is of another model with indexes, call this method of [`model`](Self::model). Otherwise its index
+    /// entries stay until [`verify_indexes`](crate::Bucket::verify_indexes) repairs them. Lookups skip such entries.
+    ///
     /// # Errors
     ///
     /// Returns an error if the key cannot be encoded, or if there are too many writes.
@@ -288,7 +291,8 @@ impl<T: KvModel> Tx<T> {
         self.stage_removal(key, WriteKind::Delete)
     }
 
-    /// Removes the record of a key with its history. A delete marker remains.
+    /// Removes the record of a key with its history. A delete marker remains. See [`delete`](Self::delete) for a record of
+    /// another model with indexes.
     ///
     /// # Errors
     ///

@@ -214,12 +214,19 @@ async fn show(app: &App, bucket: &str) -> Done {
 async fn create(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Done {
     if dry_run {
         settings.config(bucket).validate().map_err(|error| Failure::usage(error.to_string()))?;
-        app.out.note(&format!("bucket `{bucket}` would be created"));
-        return Ok(Code::Success);
+    } else {
+        let target = app.store_to_write(bucket).await?;
+        settings.apply(target.store.bucket::<RawRecord>().name(bucket)).must_create().await?;
     }
-    let target = app.store_to_write(bucket).await?;
-    settings.apply(target.store.bucket::<RawRecord>().name(bucket)).must_create().await?;
-    app.out.note(&format!("bucket `{bucket}` is created"));
+    report(app, bucket, "created", dry_run, object! {})
+}
+
+/// Prints what was done to a bucket, or what would be done.
+fn report(app: &App, bucket: &str, done: &str, dry_run: bool, more: Json) -> Done {
+    let json = object! { "v" => 1u8, "type" => format!("bucket_{done}"), "bucket" => bucket };
+    let json = json.extended(more).with("dry_run", dry_run.then_some(true));
+    let done = if dry_run { format!("would be {done}") } else { done.to_owned() };
+    app.out.one(&["BUCKET", "STATE"], &Item::new(json).cells([bucket, &done]).name(bucket))?;
     Ok(Code::Success)
 }
 
@@ -240,39 +247,42 @@ async fn set(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Don
         differences.iter().partition(|difference| view.status.config.irregular.contains(difference));
     if named.is_empty() {
         app.out.note("the bucket has these settings already");
-        return Ok(Code::Success);
     }
+    let mut changes = Vec::new();
     for difference in &named {
         app.out.note(&format!("{}: {} -> {}", difference.setting, difference.found, difference.wanted));
+        changes.push(object! {
+            "setting" => difference.setting,
+            "found" => difference.found.as_str(),
+            "wanted" => difference.wanted.as_str(),
+        });
     }
-    if dry_run {
-        return Ok(Code::Success);
+    if !dry_run && !named.is_empty() {
+        if !irregular.is_empty() {
+            let irregular = irregular.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let question = format!("The change also repairs settings of the stream ({irregular})");
+            confirm::name(app, &question, bucket).await?;
+        }
+        let target = app.store_to_write(bucket).await?;
+        open_to_set(target, bucket, settings).await?.on_drift(Drift::Update).await?;
     }
-    if !irregular.is_empty() {
-        let irregular = irregular.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        confirm::name(app, &format!("The change also repairs settings of the stream ({irregular})"), bucket).await?;
-    }
-    let target = app.store_to_write(bucket).await?;
-    open_to_set(target, bucket, settings).await?.on_drift(Drift::Update).await?;
-    app.out.note(&format!("bucket `{bucket}` is changed"));
-    Ok(Code::Success)
+    let done = if named.is_empty() { "unchanged" } else { "changed" };
+    report(app, bucket, done, dry_run, object! { "changes" => changes })
 }
 
 async fn remove(app: &App, bucket: &str, dry_run: bool) -> Done {
     let view = app.view(bucket).await?;
-    let (records, bytes) = (view.status.values, time::bytes(view.status.bytes));
-    if dry_run {
-        app.out.note(&format!("bucket `{bucket}` with {records} entries ({bytes}) would be removed"));
-        return Ok(Code::Success);
+    let (entries, bytes) = (view.status.values, view.status.bytes);
+    if !dry_run {
+        let target = app.store_to_write(bucket).await?;
+        if !target.is_production() {
+            let question = format!("This removes bucket `{bucket}` with {entries} entries ({})", time::bytes(bytes));
+            confirm::name(app, &question, bucket).await?;
+        }
+        // Through a handle, so that only the bucket that was counted is removed.
+        target.store.raw(bucket).await?.destroy().await?;
     }
-    let target = app.store_to_write(bucket).await?;
-    if !target.is_production() {
-        confirm::name(app, &format!("This removes bucket `{bucket}` with {records} entries ({bytes})"), bucket).await?;
-    }
-    // Through a handle, so that only the bucket that was counted is removed.
-    target.store.raw(bucket).await?.destroy().await?;
-    app.out.note(&format!("bucket `{bucket}` is removed"));
-    Ok(Code::Success)
+    report(app, bucket, "removed", dry_run, object! { "entries" => entries, "bytes" => bytes })
 }
 
 async fn compact(app: &App, bucket: &str, older_than: Duration) -> Done {

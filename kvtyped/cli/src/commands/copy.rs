@@ -12,7 +12,7 @@ use crate::commands::diff::compare;
 use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
-use crate::out::Item;
+use crate::out::{Item, Unit};
 use crate::transfer::resume::replace;
 
 /// The arguments of `copy`.
@@ -54,6 +54,8 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     if args.dry_run {
         let count = source.bucket.count(..).await?;
         app.out.note(&format!("{count} records of bucket `{}` would be copied to `{}`", source.name(), to.bucket));
+        let totals = Totals { records: count, ..Totals::default() };
+        totals.print(app, &to.bucket, true)?;
         return Ok(Code::Success);
     }
     let target = app.target_of_to_write(&to).await?;
@@ -84,7 +86,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             event?;
         }
     }
-    totals.print(app, &to.bucket)?;
+    totals.print(app, &to.bucket, false)?;
     match args.verify {
         true => verify(app, &source, &target, &to.bucket, args.reserved).await,
         false => Ok(Code::Success),
@@ -104,7 +106,7 @@ async fn copy(
     args: &Args,
     cursor: Option<Cursor>,
 ) -> Result<kvtyped::bucket::Copied, Failure> {
-    let bar = app.out.progress(source.status.values, "copied");
+    let bar = app.out.progress(source.status.values, "copied", Unit::Records);
     let mut failed = None;
     let copied = {
         let copy = copy_bucket(&source.bucket, &target.store).name(name).on_progress(|progress| {
@@ -189,7 +191,7 @@ impl Totals {
         self.unreadable += copied.unreadable;
     }
 
-    fn print(&self, app: &App, name: &str) -> Result<(), Failure> {
+    fn print(&self, app: &App, name: &str, dry_run: bool) -> Result<(), Failure> {
         let Self { records, removed, expiring, unreadable } = self;
         let json = object! {
             "v" => 1u8,
@@ -199,6 +201,7 @@ impl Totals {
             "removed" => *removed,
             "expiring" => *expiring,
             "unreadable" => *unreadable,
+            "dry_run" => dry_run.then_some(true),
         };
         let cells = [records, removed, expiring, unreadable].map(|count| count.to_string());
         app.out.one(&["RECORDS", "REMOVED", "EXPIRING", "UNREADABLE"], &Item::new(json).cells(cells).name(name))

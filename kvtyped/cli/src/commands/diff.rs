@@ -8,7 +8,7 @@ use kvtyped::{Entry, RawRecord, Revision};
 
 use crate::address::Address;
 use crate::app::{App, View};
-use crate::commands::{key, no_record};
+use crate::commands::{key, no_record, no_revision};
 use crate::diffs;
 use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
@@ -50,7 +50,7 @@ async fn revisions(app: &App, args: &Args) -> Done {
     let versions: Vec<_> = view.bucket.history(&key).await?;
     let find = |revision: u64| {
         let found = versions.iter().find(|version| version.revision() == Revision::new(revision));
-        found.ok_or_else(|| no_record(view.name(), &key).context(&format!("revision {revision} is not kept")))
+        found.ok_or_else(|| no_revision(view.name(), &key, revision))
     };
     let newest = match args.new {
         Some(revision) => find(revision)?,

@@ -1,7 +1,10 @@
 //! `doctor`: problems of the server, the permissions and the buckets.
 
+use kvtyped::connect::StoreInfo;
+
 use crate::app::{App, View};
-use crate::doctor::{Finding, Level, bucket, permissions, recipes, store};
+use crate::doctor::store::Checked;
+use crate::doctor::{Finding, Level, account, bucket, permissions, recipes, store};
 use crate::fail::{Code, Done, Failure};
 use crate::out::Style;
 
@@ -44,10 +47,8 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
             return Ok(());
         }
     };
-    if !store::check(&target.store, &target.url, findings).await? {
-        return Ok(());
-    }
-    let has_users = target.store.connection().borrow().server.is_some();
+    let Checked::Usable(info) = store::check(&target.store, &target.url, findings).await? else { return Ok(()) };
+    account::check(&target.store, findings).await?;
     let buckets = match &args.bucket {
         Some(bucket) => vec![bucket.clone()],
         None => match target.store.buckets().await {
@@ -68,7 +69,7 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
                 continue;
             }
         };
-        if let Err(failure) = examine_bucket(app, args, has_users, &view, findings).await {
+        if let Err(failure) = examine_bucket(app, args, info.as_ref(), &view, findings).await {
             findings.push(Finding::error("bucket", failure.to_string()).of_bucket(&name));
         }
     }
@@ -78,15 +79,16 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
 async fn examine_bucket(
     app: &App,
     args: &Args,
-    has_users: bool,
+    info: Option<&StoreInfo>,
     view: &View,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Failure> {
     let store = app.store().await?;
-    if has_users {
+    // Only a server has users.
+    if store.connection().borrow().server.is_some() {
         permissions::check(store, view, app.is_read_only(), findings).await?;
     }
-    bucket::check(view, args.sample, findings).await?;
+    bucket::check(view, info, args.sample, findings).await?;
     recipes::check(store, view, findings).await
 }
 

@@ -1,7 +1,7 @@
 //! `edit`: changes a record in an editor.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use kvtyped::{Entry, Key, RawRecord, Read, Revision};
@@ -65,6 +65,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         let text = fs::read_to_string(file.path())?;
         if same_text(&text, &form.text()) {
             app.out.note("unchanged, and nothing was written");
+            writing::report(app, view.name(), &key, ("unchanged", Some(stored.revision())), None)?;
             return Ok(Code::Success);
         }
         let after = match form.parse(&text) {
@@ -231,7 +232,15 @@ impl Draft {
 async fn edit(file: &std::path::Path) -> Result<(), Failure> {
     let named =
         ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok().filter(|editor| !editor.is_empty()));
-    let editor = named.unwrap_or_else(|| "vi".to_owned());
+    let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let editor = match named {
+        Some(editor) => editor,
+        None if is_terminal => "vi".to_owned(),
+        None => {
+            return Err(Failure::usage("there is no terminal for an editor")
+                .hint("name a command in EDITOR, or change fields with `kvtyped patch`"));
+        }
+    };
     let _foreground = Foreground::enter();
     // A shell, because the variable may contain arguments.
     let status = tokio::process::Command::new("sh")

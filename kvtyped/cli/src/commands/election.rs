@@ -7,20 +7,18 @@ use serde_json::Value;
 use crate::app::App;
 use crate::child::RunOptions;
 use crate::commands::is_end_of_watch;
-use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
 use crate::out::Item;
-use crate::recipes::{Held, Recipe, buckets_with, check_fence, ended, handle, lease_ttl};
+use crate::readable::{Readable, of_bucket};
+use crate::recipes::{Held, InBucket, Recipe, buckets_with, handle, lease_ttl};
+use crate::terms::{EndOptions, Term};
 
 /// The commands of `election`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the leaders
-    Ls {
-        /// The bucket of the elections. By default all buckets
-        bucket: Option<String>,
-    },
+    Ls(InBucket),
     /// Show the leader of an election. Exit code 3 if there is no leader
     Show {
         #[command(flatten)]
@@ -49,15 +47,8 @@ pub(crate) enum Command {
     Resign {
         #[command(flatten)]
         recipe: Recipe,
-        /// The fence that `election show` printed, so that only this term is ended
-        #[arg(long, value_name = "FENCE")]
-        fence: u64,
-        /// Why, for the output
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// Only print what would be done
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        options: EndOptions,
     },
 }
 
@@ -69,7 +60,7 @@ const COLUMNS: [&str; 7] = ["BUCKET", "ELECTION", "OWNER", "LEADING", "LEFT", "F
 
 pub(crate) async fn run(app: &App, command: Command) -> Done {
     match command {
-        Command::Ls { bucket } => ls(app, bucket.as_deref()).await,
+        Command::Ls(bucket) => ls(app, bucket.name()).await,
         Command::Show { recipe } => {
             let leader = election(app, &recipe).await?.leader().await?;
             let leader =
@@ -85,9 +76,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
             let election = election.ttl(options.ttl).safety_margin(margin);
             lead(app, election, &recipe.name, &value, &options).await
         }
-        Command::Resign { recipe, fence, reason, dry_run } => {
-            resign(app, &recipe, fence, reason.as_deref(), dry_run).await
-        }
+        Command::Resign { recipe, options } => resign(app, &recipe, &options).await,
     }
 }
 
@@ -122,29 +111,16 @@ fn item(bucket: &str, name: &str, leader: &Leader<Value>) -> Item {
 }
 
 async fn ls(app: &App, bucket: Option<&str>) -> Done {
-    let (is_named, mut list) = (bucket.is_some(), app.out.list(&COLUMNS));
-    let mut code = Code::Success;
+    let (is_named, mut list, mut code) = (bucket.is_some(), app.out.list(&COLUMNS), Code::Success);
     for bucket in buckets_with(app, RecipeKind::Election, bucket).await? {
         let ttl = lease_ttl(&app.view(&bucket).await?.status.config);
         let any = app.store().await?.election::<Value>(&*bucket).ttl(ttl);
-        let mut leaders = match any.all().await {
-            Ok(leaders) => leaders,
-            Err(error) if is_named => return Err(error.into()),
-            Err(error) => {
-                app.out.warn(&error.report());
-                continue;
-            }
-        };
-        while let Some(leader) = leaders.next().await {
-            match leader {
-                Ok((name, leader)) => list.push(item(&bucket, &name, &leader))?,
-                Err(error) if error.key().is_some() => {
-                    app.out.warn(&error.report());
-                    code = Code::Data;
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let Some(leaders) = of_bucket(app, is_named, any.all().await)? else { continue };
+        let mut leaders = Readable::new(app, leaders);
+        while let Some((name, leader)) = leaders.next().await? {
+            list.push(item(&bucket, &name, &leader))?;
         }
+        code = if code == Code::Success { leaders.code() } else { code };
     }
     list.finish()?;
     Ok(code)
@@ -176,30 +152,26 @@ async fn lead(app: &App, election: Election<Value>, name: &str, value: &Value, o
     RunOptions::finish(app, &what, ended?, released)
 }
 
-async fn resign(app: &App, recipe: &Recipe, fence: u64, reason: Option<&str>, dry_run: bool) -> Done {
+async fn resign(app: &App, recipe: &Recipe, options: &EndOptions) -> Done {
     let election = election(app, recipe).await?;
-    let what = format!("election `{}`", recipe.name);
+    let term = Term {
+        kind: RecipeKind::Election,
+        bucket: recipe.bucket(),
+        name: &recipe.name,
+        what: format!("election `{}`", recipe.name),
+        object: "leader_deposed",
+        done: "deposed",
+    };
     let Some(leader) = election.leader().await? else {
-        app.out.note(&format!("{what} has no leader"));
+        app.out.note(&format!("{} has no leader", term.what));
         return Ok(Code::Success);
     };
-    check_fence(&what, leader.fence().get(), fence)?;
+    term.check_fence(leader.fence().get(), options.fence)?;
     app.out.note(&format!(
         "the leader `{}` learns of the end of its term at its next renewal, usually within a third of the TTL; another \
          leader may be elected before that",
         leader.owner()
     ));
-    if !dry_run {
-        let target = app.store_to_write(recipe.bucket()).await?;
-        if !target.is_production() {
-            confirm::name(app, &format!("This ends the term of `{}` in {what}", leader.owner()), &recipe.name).await?;
-        }
-        election.depose(leader.fence()).await?;
-    }
-    let json = ended("leader_deposed", recipe.bucket(), &recipe.name, &held(&leader), reason);
-    let json = json.with("dry_run", dry_run.then_some(true));
-    let done = if dry_run { "would be deposed" } else { "deposed" };
-    let cells = [done.to_owned(), recipe.name.clone(), leader.owner().to_owned(), leader.fence().to_string()];
-    app.out.one(&["STATE", "ELECTION", "OWNER", "FENCE"], &Item::new(json).cells(cells).name(&*recipe.name))?;
-    Ok(Code::Success)
+    let deposed = async { election.depose(leader.fence()).await.map(drop) };
+    term.end(app, &held(&leader), options, deposed).await
 }

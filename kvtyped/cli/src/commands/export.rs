@@ -1,12 +1,12 @@
 //! `export`: the records of a bucket as lines of JSON.
 
 use futures::StreamExt;
-use kvtyped::bucket::Cursor;
 
 use crate::app::App;
-use crate::commands::filter;
+use crate::commands::{cursor, filter};
 use crate::escape::escape_json;
 use crate::fail::{Code, Done, Failure};
+use crate::out::Unit;
 use crate::settings::bucket_json;
 use crate::transfer::line::{end_line, entry_line};
 
@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let view = app.view(&args.bucket).await?;
-    let after: Option<Cursor> = args.after.as_deref().map(str::parse).transpose()?;
+    let after = cursor(args.after.as_deref())?;
     if after.is_none() {
         app.out.line(&escape_json(bucket_json(&view.status).line()))?;
     }
@@ -38,7 +38,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         None => list,
     }
     .await?;
-    let bar = app.out.progress(view.status.values, "exported");
+    let bar = app.out.progress(view.status.values, "exported", Unit::Records);
     let (mut records, mut unreadable, mut last) = (0, 0, 0);
     while let Some(entry) = entries.next().await {
         match entry {

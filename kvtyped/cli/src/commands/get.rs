@@ -1,14 +1,14 @@
 //! `get`: records with their metadata.
 
-use futures::StreamExt;
 use kvtyped::{Read, Revision};
 
 use crate::app::{App, View};
-use crate::commands::{filter, is_filter, key, no_record};
+use crate::commands::{filter, is_filter, key, no_record, no_revision};
 use crate::entry::Shown;
 use crate::escape::escape_lines;
 use crate::fail::{Code, Done};
 use crate::out::Item;
+use crate::readable::Readable;
 
 /// The arguments of `get`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ async fn one(app: &App, view: &View, args: &Args) -> Done {
         (None, false) => get,
     };
     let entry = get.await?.ok_or_else(|| match args.at {
-        Some(revision) => no_record(view.name(), &key).context(&format!("revision {revision} is not kept")),
+        Some(revision) => no_revision(view.name(), &key, revision),
         None => no_record(view.name(), &key),
     })?;
     let shown = Shown::of_entry(view.name(), &view.models, &entry);
@@ -62,19 +62,10 @@ async fn one(app: &App, view: &View, args: &Args) -> Done {
 }
 
 async fn many(app: &App, view: &View, args: &Args) -> Done {
-    let mut entries = view.bucket.list(filter(Some(&args.key))?).await?;
+    let mut entries = Readable::new(app, view.bucket.list(filter(Some(&args.key))?).await?);
     let mut list = app.out.list(&["KEY", "REVISION", "VALUE"]);
     let mut code = Code::Success;
-    while let Some(entry) = entries.next().await {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) if error.key().is_some() => {
-                app.out.warn(&error.report());
-                code = Code::Data;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    while let Some(entry) = entries.next().await? {
         let shown = Shown::of_entry(view.name(), &view.models, &entry);
         if shown.is_undecodable() {
             code = Code::Data;
@@ -82,7 +73,7 @@ async fn many(app: &App, view: &View, args: &Args) -> Done {
         list.push(shown.item(row(app, &shown), args.raw))?;
     }
     list.finish()?;
-    Ok(code)
+    Ok(if code == Code::Success { entries.code() } else { code })
 }
 
 /// Returns the cells of a record in a list.

@@ -9,16 +9,13 @@ use crate::commands::is_end_of_watch;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
 use crate::out::Item;
-use crate::recipes::{Held, Recipe, found, handle};
+use crate::recipes::{Held, InBucket, Recipe, found, handle};
 
 /// The commands of `group`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the groups with the numbers of their members
-    Ls {
-        /// The bucket of the groups. By default all buckets
-        bucket: Option<String>,
-    },
+    Ls(InBucket),
     /// List the members of a group
     Members {
         #[command(flatten)]
@@ -38,7 +35,7 @@ const COLUMNS: [&str; 5] = ["MEMBER", "OWNER", "JOINED", "LEFT", "VALUE"];
 
 pub(crate) async fn run(app: &App, command: Command) -> Done {
     match command {
-        Command::Ls { bucket } => ls(app, bucket.as_deref()).await,
+        Command::Ls(bucket) => ls(app, bucket.name()).await,
         Command::Members { recipe } => members(app, &recipe).await,
         Command::Watch { recipe, until } => watch(app, &recipe, until).await,
     }

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::child::RunOptions;
 use crate::commands::is_end_of_watch;
-use crate::confirm;
 use crate::entry::op_of;
 use crate::escape::escape;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
 use crate::out::Item;
-use crate::recipes::{Held, buckets_with, check_fence, ended, lease_ttl};
+use crate::readable::{Readable, of_bucket};
+use crate::recipes::{Held, buckets_with, lease_ttl};
+use crate::terms::{EndOptions, Term, last_end};
 use crate::time;
 
 /// The commands of `lock`.
@@ -67,18 +68,11 @@ pub(crate) enum Command {
         recipe: String,
         /// The lock
         name: String,
-        /// The fence that `lock show` printed, so that only this term is ended
-        #[arg(long, value_name = "FENCE")]
-        fence: u64,
-        /// Why, for the output
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
+        #[command(flatten)]
+        options: EndOptions,
         /// Wait until the lock expires or is released instead. Exit code 4 if its holder renews it
         #[arg(long)]
         wait: bool,
-        /// Only print what would be done
-        #[arg(long)]
-        dry_run: bool,
     },
 }
 
@@ -96,11 +90,19 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
             let locks = note.into_iter().fold(locks, Locks::note);
             under_lock(app, if fair { locks.fair() } else { locks }, &recipe, &name, &options).await
         }
-        Command::Break { recipe, name, fence, reason, wait, dry_run } => {
-            let broken = Broken { recipe: &recipe, name: &name, fence, reason: reason.as_deref() };
+        Command::Break { recipe, name, options, wait } => {
+            let term = Term {
+                kind: RecipeKind::Lock,
+                bucket: &recipe,
+                name: &name,
+                what: format!("lock `{name}` of `{recipe}`"),
+                object: "lock_broken",
+                done: "broken",
+            };
+            let locks = locks(app, &recipe).await?;
             match wait {
-                true => broken.wait(app).await,
-                false => broken.end(app, dry_run).await,
+                true => wait_for_end(app, &locks, &term, options.fence).await,
+                false => end(app, &locks, &term, &options).await,
             }
         }
     }
@@ -145,30 +147,16 @@ fn cells(recipe: &str, name: &str, holder: &LockHolder) -> [String; 7] {
 }
 
 async fn ls(app: &App, recipe: Option<&str>) -> Done {
-    let (is_named, mut list) = (recipe.is_some(), app.out.list(&COLUMNS));
-    let mut code = Code::Success;
-    for recipe in buckets_with(app, RecipeKind::Lock, recipe).await? {
-        let mut all = match locks(app, &recipe).await?.all().await {
-            Ok(all) => all,
-            Err(error) if is_named => return Err(error.into()),
-            Err(error) => {
-                app.out.warn(&error.report());
-                continue;
-            }
-        };
-        while let Some(lock) = all.next().await {
-            match lock {
-                Ok((name, holder)) => {
-                    let json = lock_json(&recipe, &name, Some(&holder));
-                    list.push(Item::new(json).cells(cells(&recipe, &name, &holder)).name(name))?;
-                }
-                Err(error) if error.key().is_some() => {
-                    app.out.warn(&error.report());
-                    code = Code::Data;
-                }
-                Err(error) => return Err(error.into()),
-            }
+    let (mut list, mut code) = (app.out.list(&COLUMNS), Code::Success);
+    for bucket in buckets_with(app, RecipeKind::Lock, recipe).await? {
+        let all = locks(app, &bucket).await?.all().await;
+        let Some(all) = of_bucket(app, recipe.is_some(), all)? else { continue };
+        let mut all = Readable::new(app, all);
+        while let Some((name, holder)) = all.next().await? {
+            let json = lock_json(&bucket, &name, Some(&holder));
+            list.push(Item::new(json).cells(cells(&bucket, &name, &holder)).name(name))?;
         }
+        code = if code == Code::Success { all.code() } else { code };
     }
     list.finish()?;
     Ok(code)
@@ -177,23 +165,30 @@ async fn ls(app: &App, recipe: Option<&str>) -> Done {
 async fn show(app: &App, recipe: &str, name: &str) -> Done {
     let locks = locks(app, recipe).await?;
     let (holder, waiters) = (locks.holder(name).await?, locks.waiters(name).await?);
+    let last_end = last_end(&app.view(recipe).await?, RecipeKind::Lock, name).await?;
     let waiter = |waiter: &LockWaiter| {
         let LockWaiter { owner, since, renewed, expires_in, .. } = waiter;
         let held = Held { owner, since: *since, renewed: *renewed, expires_in: *expires_in, fence: None };
         held.json(object! {}).with("note", waiter.note.as_deref())
     };
-    let json = lock_json(recipe, name, holder.as_ref()).with("waiters", waiters.iter().map(waiter).collect::<Vec<_>>());
+    let json = lock_json(recipe, name, holder.as_ref())
+        .with("waiters", waiters.iter().map(waiter).collect::<Vec<_>>())
+        .with("last_end", last_end.as_ref().map(|end| end.json.clone()));
     let item = Item::new(json).name(name);
     let item = match &holder {
-        Some(holder) => item.cells(cells(recipe, name, holder)),
-        None => item.cells([recipe, name, "", "", "", "", "free"]),
+        Some(holder) => {
+            let [recipe, name, more @ ..] = cells(recipe, name, holder);
+            item.cells([recipe, name, "held".to_owned()].into_iter().chain(more))
+        }
+        None => item.cells([recipe, name, "free", "", "", "", "", ""]),
     };
-    let lines = waiters.iter().enumerate().map(|(place, waiter)| {
+    let waiters = waiters.iter().enumerate().map(|(place, waiter)| {
         let note = waiter.note.as_ref().map(|note| format!("  {note}")).unwrap_or_default();
         format!("waiter {}  {}{}", place + 1, escape(&waiter.owner), escape(&note))
     });
-    let lines: Vec<_> = lines.collect();
-    app.out.one(&COLUMNS, &if lines.is_empty() { item } else { item.body(lines.join("\n")) })?;
+    let lines: Vec<_> = waiters.chain(last_end.map(|end| escape(&end.text).into_owned())).collect();
+    let columns = ["RECIPE", "LOCK", "STATE", "OWNER", "HELD", "LEFT", "FENCE", "NOTE"];
+    app.out.one(&columns, &if lines.is_empty() { item } else { item.body(lines.join("\n")) })?;
     Ok(Code::Success)
 }
 
@@ -241,87 +236,58 @@ async fn under_lock(app: &App, locks: Locks, recipe: &str, name: &str, options: 
     RunOptions::finish(app, &what, ended?, released)
 }
 
-/// A term of a lock that an operator ends.
-struct Broken<'a> {
-    recipe: &'a str,
-    name: &'a str,
-    fence: u64,
-    reason: Option<&'a str>,
+/// Returns the holder. `None` if the lock is free, which is reported.
+async fn holder(app: &App, locks: &Locks, term: &Term<'_>, fence: u64) -> Result<Option<LockHolder>, Failure> {
+    let holder = locks.holder(term.name).await?;
+    match &holder {
+        Some(holder) => term.check_fence(holder.fence.get(), fence)?,
+        None => app.out.note(&format!("{} is free already", term.what)),
+    }
+    Ok(holder)
 }
 
-impl Broken<'_> {
-    fn what(&self) -> String {
-        format!("lock `{}` of `{}`", self.name, self.recipe)
-    }
+async fn end(app: &App, locks: &Locks, term: &Term<'_>, options: &EndOptions) -> Done {
+    let Some(holder) = holder(app, locks, term, options.fence).await? else { return Ok(Code::Success) };
+    app.out.note(&format!(
+        "the holder `{}` learns of the loss at its next renewal, usually within a third of the TTL; until then it may \
+         continue, and the server refuses only its fenced writes",
+        holder.owner
+    ));
+    let broken = async { locks.break_lock(term.name, holder.fence).await.map(drop) };
+    term.end(app, &held(&holder), options, broken).await
+}
 
-    /// Returns the holder. `None` if the lock is free, which is reported.
-    async fn holder(&self, app: &App, locks: &Locks) -> Result<Option<LockHolder>, Failure> {
-        let holder = locks.holder(self.name).await?;
-        match &holder {
-            Some(holder) => check_fence(&self.what(), holder.fence.get(), self.fence)?,
-            None => app.out.note(&format!("{} is free already", self.what())),
-        }
-        Ok(holder)
+/// Waits until the term ends without a break.
+async fn wait_for_end(app: &App, locks: &Locks, term: &Term<'_>, fence: u64) -> Done {
+    let mut events = locks.watch().await?;
+    let Some(found) = holder(app, locks, term, fence).await? else { return Ok(Code::Success) };
+    // No program of the library writes a lease without a TTL.
+    if found.expires_in == Duration::MAX {
+        return Err(Failure::conflict(format!("the record of {} has no TTL, so it does not expire", term.what)));
     }
-
-    async fn end(&self, app: &App, dry_run: bool) -> Done {
-        let locks = locks(app, self.recipe).await?;
-        let Some(holder) = self.holder(app, &locks).await? else { return Ok(Code::Success) };
-        app.out.note(&format!(
-            "the holder `{}` learns of the loss at its next renewal, usually within a third of the TTL; until then it \
-             may continue, and the server refuses only its fenced writes",
-            holder.owner
-        ));
-        if !dry_run {
-            let target = app.store_to_write(self.recipe).await?;
-            if !target.is_production() {
-                let question = format!("This takes {} away from `{}`", self.what(), holder.owner);
-                confirm::name(app, &question, self.name).await?;
-            }
-            locks.break_lock(self.name, holder.fence).await?;
-        }
-        let json = ended("lock_broken", self.recipe, self.name, &held(&holder), self.reason);
-        let json = json.with("dry_run", dry_run.then_some(true));
-        let done = if dry_run { "would be broken" } else { "broken" };
-        let cells = [done.to_owned(), self.name.to_owned(), holder.owner.clone(), holder.fence.to_string()];
-        app.out.one(&["STATE", "LOCK", "OWNER", "FENCE"], &Item::new(json).cells(cells).name(self.name))?;
-        Ok(Code::Success)
-    }
-
-    /// Waits until the term ends without a break.
-    async fn wait(&self, app: &App) -> Done {
-        let locks = locks(app, self.recipe).await?;
-        let mut events = locks.watch().await?;
-        let Some(holder) = self.holder(app, &locks).await? else { return Ok(Code::Success) };
-        // No program of the library writes a lease without a TTL.
-        if holder.expires_in == Duration::MAX {
-            return Err(Failure::conflict(format!("the record of {} has no TTL, so it does not expire", self.what())));
-        }
-        // The server expires a record up to a second late.
-        let end = Instant::now() + holder.expires_in + Duration::from_secs(2);
-        app.out.note(&format!("waiting up to {} for the end of the TTL", time::short(end - Instant::now())));
-        loop {
-            match tokio::time::timeout_at(end, events.next()).await {
-                Ok(Some(Ok(LockEvent::Free { name, .. }))) if name == self.name => break,
-                Ok(Some(Ok(LockEvent::Held { name, holder: next }))) if name == self.name => {
-                    if next.fence != holder.fence {
-                        break;
-                    }
-                }
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(error))) if is_end_of_watch(&error) => return Err(error.into()),
-                Ok(Some(Err(error))) => app.out.warn(&error.report()),
-                Ok(None) | Err(_) => {
-                    let Some(now) = self.holder(app, &locks).await? else { break };
-                    return Err(Failure::conflict(format!(
-                        "{} is still held: `{}` renewed it and is alive",
-                        self.what(),
-                        now.owner
-                    )));
+    // The server expires a record up to a second late.
+    let end = Instant::now() + found.expires_in + Duration::from_secs(2);
+    app.out.note(&format!("waiting up to {} for the end of the TTL", time::short(end - Instant::now())));
+    loop {
+        match tokio::time::timeout_at(end, events.next()).await {
+            Ok(Some(Ok(LockEvent::Free { name, .. }))) if name == term.name => break,
+            Ok(Some(Ok(LockEvent::Held { name, holder: next }))) if name == term.name => {
+                if next.fence != found.fence {
+                    break;
                 }
             }
+            Ok(Some(Ok(_))) => {}
+            Ok(Some(Err(error))) if is_end_of_watch(&error) => return Err(error.into()),
+            Ok(Some(Err(error))) => app.out.warn(&error.report()),
+            Ok(None) | Err(_) => {
+                let Some(now) = holder(app, locks, term, fence).await? else { break };
+                return Err(Failure::conflict(format!(
+                    "{} is still held: `{}` renewed it and is alive",
+                    term.what, now.owner
+                )));
+            }
         }
-        app.out.note(&format!("the term of {} has ended", self.what()));
-        Ok(Code::Success)
     }
+    app.out.note(&format!("the term of {} has ended", term.what));
+    Ok(Code::Success)
 }

@@ -1,15 +1,15 @@
 //! `ls`: the keys of a bucket.
 
-use futures::StreamExt;
 use kvtyped::bucket::Cursor;
 use kvtyped::key::unescape;
 
 use crate::app::{App, View};
-use crate::commands::filter;
+use crate::commands::{cursor, filter};
 use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
 use crate::json::object;
 use crate::out::{Item, Style};
+use crate::readable::Readable;
 use crate::time;
 
 /// The arguments of `ls`.
@@ -66,11 +66,6 @@ async fn count(app: &App, view: &View, args: &Args) -> Done {
     Ok(Code::Success)
 }
 
-/// Parses the cursor of an earlier page.
-fn cursor(text: Option<&str>) -> Result<Option<Cursor>, Failure> {
-    Ok(text.map(str::parse).transpose()?)
-}
-
 /// Lists keys. Returns the cursor if the limit was reached.
 async fn keys(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Failure> {
     let mut keys = view.bucket.keys(filter(args.filter.as_deref())?);
@@ -80,18 +75,11 @@ async fn keys(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Fai
     if let Some(limit) = args.limit {
         keys = keys.limit(limit);
     }
-    let mut keys = if args.reserved { keys.include_reserved() } else { keys }.await?;
+    let keys = if args.reserved { keys.include_reserved() } else { keys }.await?;
+    let mut keys = Readable::new(app, keys);
     let mut list = app.out.list(&["KEY"]);
     let (mut tree, mut count) = (Tree::default(), 0);
-    while let Some(key) = keys.next().await {
-        let key = match key {
-            Ok(key) => key,
-            Err(error) if error.key().is_some() => {
-                app.out.warn(&error.report());
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    while let Some(key) = keys.next().await? {
         count += 1;
         let shown = shown_key(key.as_str(), args.unescape);
         if args.tree && !app.out.is_json() {
@@ -106,7 +94,7 @@ async fn keys(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Fai
     } else {
         list.finish()?;
     }
-    Ok((Some(count) == args.limit).then(|| keys.cursor()))
+    Ok((Some(count) == args.limit).then(|| keys.items().cursor()))
 }
 
 /// Lists records without their values. Returns the cursor if the limit was reached.
@@ -118,17 +106,10 @@ async fn long(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Fai
     if let Some(limit) = args.limit {
         entries = entries.limit(limit);
     }
-    let mut entries = if args.reserved { entries.include_reserved() } else { entries }.await?;
+    let entries = if args.reserved { entries.include_reserved() } else { entries }.await?;
+    let mut entries = Readable::new(app, entries);
     let mut list = app.out.list(&["KEY", "REVISION", "AGE", "LEFT", "SIZE", "CODEC"]);
-    while let Some(entry) = entries.next().await {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) if error.key().is_some() => {
-                app.out.warn(&error.report());
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    while let Some(entry) = entries.next().await? {
         let shown = Shown::of_entry(view.name(), &view.models, &entry);
         let cells = [
             shown_key(shown.key.as_str(), args.unescape),
@@ -145,7 +126,7 @@ async fn long(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Fai
     }
     let count = list.count();
     list.finish()?;
-    Ok((args.limit == Some(count as usize)).then(|| entries.cursor()))
+    Ok((args.limit == Some(count as usize)).then(|| entries.items().cursor()))
 }
 
 /// Returns a key as it is printed.

@@ -32,6 +32,7 @@ pub(crate) mod touch;
 pub(crate) mod wait;
 pub(crate) mod watch;
 
+use kvtyped::bucket::Cursor;
 use kvtyped::{Error, ErrorKind, Filter, Key, RawRecord};
 
 use crate::app::App;
@@ -98,6 +99,23 @@ pub(crate) fn key(text: &str) -> Result<Key, Failure> {
 pub(crate) fn no_record(bucket: &str, key: &Key) -> Failure {
     Failure::not_found(format!("bucket `{bucket}` has no record `{key}`"))
         .hint(format!("list the keys with `kvtyped ls {bucket}`"))
+}
+
+/// Returns the error of a revision that a key does not have.
+pub(crate) fn no_revision(bucket: &str, key: &Key, revision: u64) -> Failure {
+    Failure::not_found(format!("bucket `{bucket}` keeps no revision {revision} of `{key}`"))
+        .hint(format!("list the revisions with `kvtyped history {bucket} {key}`"))
+}
+
+/// Parses the cursor that an earlier command printed.
+pub(crate) fn cursor(text: Option<&str>) -> Result<Option<Cursor>, Failure> {
+    let parse = |text: &str| {
+        text.parse().map_err(|_| {
+            Failure::usage(format!("`{text}` is no cursor"))
+                .hint("a page ends with the cursor of the next one: `--after CURSOR`")
+        })
+    };
+    text.map(parse).transpose()
 }
 
 /// Whether a watch ends with this error. It continues after others.

@@ -1,6 +1,5 @@
 //! `once`: work that runs once for a key, and its results.
 
-use futures::StreamExt;
 use kvtyped::recipes::{Once, OnceState, RecipeKind};
 use kvtyped::{Entry, RawRecord, Read};
 use serde_json::Value;
@@ -10,6 +9,7 @@ use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
 use crate::out::{Item, Payload};
+use crate::readable::Readable;
 use crate::recipes::{Held, Recipe, handle, record_key};
 use crate::time;
 
@@ -79,21 +79,13 @@ fn item(recipe: &Recipe, key: &str, state: &OnceState) -> Item {
 }
 
 async fn ls(app: &App, recipe: &Recipe) -> Done {
-    let mut keys = once(app, recipe).await?.all().await?;
+    let mut keys = Readable::new(app, once(app, recipe).await?.all().await?);
     let mut list = app.out.list(&COLUMNS);
-    let mut code = Code::Success;
-    while let Some(key) = keys.next().await {
-        match key {
-            Ok((key, state)) => list.push(item(recipe, &key, &state))?,
-            Err(error) if error.key().is_some() => {
-                app.out.warn(&error.report());
-                code = Code::Data;
-            }
-            Err(error) => return Err(error.into()),
-        }
+    while let Some((key, state)) = keys.next().await? {
+        list.push(item(recipe, &key, &state))?;
     }
     list.finish()?;
-    Ok(code)
+    Ok(keys.code())
 }
 
 /// Returns the record of a key.

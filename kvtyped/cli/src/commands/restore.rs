@@ -3,7 +3,7 @@
 use kvtyped::{Read, Revision};
 
 use crate::app::App;
-use crate::commands::{key, no_record};
+use crate::commands::{key, no_revision};
 use crate::diffs;
 use crate::entry::Shown;
 use crate::fail::{Code, Done};
@@ -26,13 +26,11 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let key = key(&args.key)?;
     let view = writing::open(app, &args.bucket, args.options).await?;
     let newest = view.bucket.get(&key).read(Read::Leader).await?;
-    let older = view.bucket.get(&key).at(Revision::new(args.revision)).await?.ok_or_else(|| {
-        no_record(view.name(), &key)
-            .context(&format!("revision {} is not kept", args.revision))
-            .hint(format!("list the revisions with `kvtyped history {} {key}`", view.name()))
-    })?;
+    let older = view.bucket.get(&key).at(Revision::new(args.revision)).await?;
+    let older = older.ok_or_else(|| no_revision(view.name(), &key, args.revision))?;
     if newest.as_ref().is_some_and(|newest| newest.revision() == older.revision()) {
         app.out.note("the revision is the newest one already");
+        writing::report(app, view.name(), &key, ("unchanged", Some(older.revision())), None)?;
         return Ok(Code::Success);
     }
     // The TTL of the record that is replaced, because the older one has expired or would have.

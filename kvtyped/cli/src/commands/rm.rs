@@ -8,7 +8,7 @@ use crate::commands::{filter, is_filter, key, no_record};
 use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::json::object;
-use crate::out::Item;
+use crate::out::{Item, Unit};
 use crate::writing::{self, WriteOptions};
 
 /// How many keys the question shows.
@@ -114,7 +114,7 @@ async fn found(view: &WriteView, arguments: &[String]) -> Result<Vec<Key>, Failu
 }
 
 async fn many(app: &App, view: &WriteView, keys: Vec<Key>, purge: bool) -> Done {
-    let bar = app.out.progress(keys.len() as u64, "removed");
+    let bar = app.out.progress(keys.len() as u64, "removed", Unit::Records);
     let mut removals = futures::stream::iter(&keys)
         .map(|key| async move {
             let removed = match purge {

@@ -1,6 +1,5 @@
 //! `schema`: the models of a bucket, and whether the records fit them.
 
-use futures::StreamExt;
 use kvtyped::schema::Schema;
 
 use crate::app::App;
@@ -9,6 +8,7 @@ use crate::escape::escape_lines;
 use crate::fail::{Code, Done};
 use crate::json::{Json, object};
 use crate::out::Item;
+use crate::readable::Readable;
 use crate::records::{Checked, Checker};
 
 /// The commands of `schema`.
@@ -97,18 +97,11 @@ async fn check(app: &App, bucket: &str, keys: Option<&str>, limit: Option<usize>
     let view = app.view(bucket).await?;
     let checker = Checker::of(&view.status.config);
     let entries = view.bucket.list(filter(keys)?);
-    let mut entries = limit.into_iter().fold(entries, |entries, limit| entries.limit(limit)).await?;
+    let entries = limit.into_iter().fold(entries, |entries, limit| entries.limit(limit)).await?;
+    let mut entries = Readable::new(app, entries);
     let mut list = app.out.list(&["KEY", "REVISION", "MODEL", "VERSION", "REASON"]);
     let (mut records, mut fitting, mut decoding, mut unknown) = (0u64, 0u64, 0u64, 0u64);
-    while let Some(entry) = entries.next().await {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) if error.key().is_some() => {
-                app.out.warn(&error.report());
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
+    while let Some(entry) = entries.next().await? {
         records += 1;
         match checker.check(&entry) {
             Checked::Fits => fitting += 1,

@@ -6,16 +6,13 @@ use crate::app::App;
 use crate::fail::{Code, Done};
 use crate::json::object;
 use crate::out::Item;
-use crate::recipes::{Held, Recipe, found, handle};
+use crate::recipes::{Held, InBucket, Recipe, found, handle};
 
 /// The commands of `semaphore`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the semaphores with the numbers of taken permits
-    Ls {
-        /// The bucket of the semaphores. By default all buckets
-        bucket: Option<String>,
-    },
+    Ls(InBucket),
     /// List the holders of the permits of a semaphore
     Show {
         #[command(flatten)]
@@ -25,7 +22,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(app: &App, command: Command) -> Done {
     match command {
-        Command::Ls { bucket } => ls(app, bucket.as_deref()).await,
+        Command::Ls(bucket) => ls(app, bucket.name()).await,
         Command::Show { recipe } => show(app, &recipe).await,
     }
 }

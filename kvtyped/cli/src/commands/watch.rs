@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::app::{App, View};
-use crate::commands::filter;
+use crate::commands::{filter, is_end_of_watch};
 use crate::diffs;
 use crate::entry::{Shown, op_of};
 use crate::fail::{Code, Done, Failure};
@@ -64,7 +64,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         let event = match event {
             Ok(event) => event,
             // The watch continues.
-            Err(error) if !matches!(error.kind(), kvtyped::ErrorKind::Closed | kvtyped::ErrorKind::BucketNotFound) => {
+            Err(error) if !is_end_of_watch(&error) => {
                 app.out.warn(&error.report());
                 continue;
             }

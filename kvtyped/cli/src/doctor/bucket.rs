@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
-use kvtyped::backend::BucketStatus;
+use kvtyped::backend::{BucketStatus, Capabilities};
 use kvtyped::config::BucketConfig;
-use kvtyped::model::ModelCard;
+use kvtyped::connect::StoreInfo;
 
-use super::Finding;
+use super::{Finding, Level, cards, fill_level};
 use crate::app::View;
 use crate::fail::Failure;
 use crate::records::{Checked, Checker};
@@ -19,15 +19,23 @@ const MOST_KEYS: usize = 10;
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
 /// Checks a bucket. Reads up to `sample` records.
-pub(crate) async fn check(view: &View, sample: usize, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+pub(crate) async fn check(
+    view: &View,
+    info: Option<&StoreInfo>,
+    sample: usize,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Failure> {
     let mut found = Vec::new();
     let status = &view.status;
     clock(status, &mut found);
     replicas(status, &mut found);
     limits(status, &mut found);
+    let server = info.and_then(|info| info.server.as_ref());
+    value_size(&status.config, server.map(|server| server.max_payload), &mut found);
+    features(status, info.map(|info| &info.capabilities), &mut found);
     settings(&status.config, &mut found);
     markers(view, &mut found).await?;
-    cards(&status.config, &mut found);
+    cards::check(&status.config, &mut found);
     records(view, sample, &mut found).await?;
     if found.is_empty() {
         found.push(Finding::ok("bucket", format!("{} entries, {}", status.values, time::bytes(status.bytes))));
@@ -75,14 +83,48 @@ fn replicas(status: &BucketStatus, found: &mut Vec<Finding>) {
 fn limits(status: &BucketStatus, found: &mut Vec<Finding>) {
     let (name, bytes) = (&status.config.name, status.bytes);
     let Some(limit) = status.config.max_bytes.filter(|limit| *limit > 0) else { return };
+    let Some(level) = fill_level(bytes, limit) else { return };
+    let consequence = match level {
+        Level::Error => "the bucket refuses writes when it is full",
+        _ => "records need room to expire",
+    };
+    let reason = format!("{} of {} are used, and {consequence}", time::bytes(bytes), time::bytes(limit));
     let repair = format!("run `kvtyped bucket set {name} --max-bytes {}`, or remove records", limit.saturating_mul(2));
-    let used = format!("{} of {} are used", time::bytes(bytes), time::bytes(limit));
-    if bytes.saturating_mul(20) >= limit.saturating_mul(19) {
-        let reason = format!("{used}, and the bucket refuses writes when it is full");
-        found.push(Finding::error("max_bytes", reason).repair(repair));
-    } else if bytes.saturating_mul(8) >= limit.saturating_mul(7) {
-        let reason = format!("{used}, and records need room to expire");
-        found.push(Finding::warning("max_bytes", reason).repair(repair));
+    found.push(Finding::new(level, "max_bytes", reason).repair(repair));
+}
+
+/// Finds a limit of values that the server does not allow.
+fn value_size(config: &BucketConfig, max_payload: Option<usize>, found: &mut Vec<Finding>) {
+    let (Some(size), Some(max_payload)) = (config.max_value_size, max_payload) else { return };
+    let (size, max_payload) = (u64::from(size), max_payload as u64);
+    if size > max_payload {
+        let reason = format!(
+            "the bucket allows values of {}, and the server messages of {}",
+            time::bytes(size),
+            time::bytes(max_payload)
+        );
+        let repair = format!(
+            "run `kvtyped bucket set {} --max-value-size {max_payload}`, or raise `max_payload` of the server",
+            config.name
+        );
+        found.push(Finding::warning("max_value_size", reason).repair(repair));
+    }
+}
+
+/// Finds features that the server supports and the bucket does not enable.
+fn features(status: &BucketStatus, capabilities: Option<&Capabilities>, found: &mut Vec<Finding>) {
+    let (Some(capabilities), config) = (capabilities, &status.config) else { return };
+    let name = &config.name;
+    if config.mirror.is_some() {
+        return;
+    }
+    if capabilities.key_ttl && !status.entry_ttl {
+        let reason = "without limit markers, single records cannot have a TTL, and there are no locks and other leases";
+        found.push(Finding::note("ttl", reason).repair(format!("run `kvtyped bucket set {name} --limit-markers 5m`")));
+    }
+    if capabilities.atomic && config.atomic == Some(false) {
+        let reason = "the bucket supports no transactions";
+        found.push(Finding::note("atomic", reason).repair(format!("run `kvtyped bucket set {name} --atomic true`")));
     }
 }
 
@@ -113,30 +155,6 @@ async fn markers(view: &View, found: &mut Vec<Finding>) -> Result<(), Failure> {
         found.push(Finding::warning("markers", reason).repair(repair));
     }
     Ok(())
-}
-
-fn cards(config: &BucketConfig, found: &mut Vec<Finding>) {
-    for (key, text) in &config.metadata {
-        let Some(model) = ModelCard::model_of(key) else { continue };
-        match ModelCard::parse(text) {
-            Err(reason) => found.push(
-                Finding::error("card", format!("the card of model `{model}` is unreadable: {reason}"))
-                    .repair("open the bucket with a program of the model and `.on_drift(Drift::Update)`"),
-            ),
-            Ok(card) if card.oldest < card.writes => found.push(
-                Finding::note(
-                    "versions",
-                    format!("records of model `{model}` may have the versions {} to {}", card.oldest, card.version),
-                )
-                .repair("run the program's `migrate` if older programs are gone"),
-            ),
-            Ok(card) if !card.indexes.is_empty() => found.push(Finding::note(
-                "indexes",
-                format!("model `{model}` has indexes, which only its program can verify"),
-            )),
-            Ok(_) => {}
-        }
-    }
 }
 
 /// Reads a sample of records, and finds the ones that do not fit their model.

@@ -1,6 +1,8 @@
 //! The checks of `doctor`.
 
+pub(crate) mod account;
 pub(crate) mod bucket;
+pub(crate) mod cards;
 pub(crate) mod permissions;
 pub(crate) mod recipes;
 pub(crate) mod store;
@@ -29,6 +31,17 @@ impl Level {
             Self::Warning => "warning",
             Self::Error => "error",
         }
+    }
+}
+
+/// Returns how bad it is that this much of a limit is used. `None` if enough is left.
+pub(crate) fn fill_level(used: u64, limit: u64) -> Option<Level> {
+    let used = u128::from(used);
+    let limit = u128::from(limit);
+    match () {
+        () if used * 20 >= limit * 19 => Some(Level::Error),
+        () if used * 8 >= limit * 7 => Some(Level::Warning),
+        () => None,
     }
 }
 

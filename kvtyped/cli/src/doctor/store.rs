@@ -10,15 +10,23 @@ use crate::time;
 /// A round trip that makes leases unreliable.
 const SLOW: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Checks the connection and the server. Returns whether the store can be used.
-pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>) -> Result<bool, Failure> {
+/// The result of the check of a store.
+pub(crate) enum Checked {
+    /// The store cannot be used.
+    Unusable,
+    /// The store can be used. Its capabilities are unknown if the user may not ask for them.
+    Usable(Option<StoreInfo>),
+}
+
+/// Checks the connection and the server.
+pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>) -> Result<Checked, Failure> {
     let health = store.health().await?;
     let Some(round_trip) = health.round_trip else {
         findings.push(
             Finding::error("connection", format!("{url} does not answer"))
                 .repair("check that the server runs and that the network lets the port through"),
         );
-        return Ok(false);
+        return Ok(Checked::Unusable);
     };
     let answered = format!("{url} answered in {}", time::short(round_trip));
     findings.push(match round_trip > SLOW {
@@ -31,11 +39,11 @@ pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>)
             let reason =
                 "the user may not ask for the features of the server (`$JS.API.INFO`), so they are not checked";
             findings.push(Finding::note("jetstream", reason));
-            return Ok(true);
+            return Ok(Checked::Usable(None));
         }
         Err(error) => {
             findings.push(Finding::error("jetstream", error.report()).repair("enable JetStream on the server"));
-            return Ok(false);
+            return Ok(Checked::Unusable);
         }
     };
     if let Some(server) = &info.server {
@@ -43,7 +51,13 @@ pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>)
             Some(cluster) => format!("in cluster `{cluster}`"),
             None => "without a cluster".to_owned(),
         };
-        let text = format!("nats-server {} on {}:{}, {cluster}", server.version, server.host, server.port);
+        let text = format!(
+            "nats-server {} on {}:{}, {cluster}, messages of up to {}",
+            server.version,
+            server.host,
+            server.port,
+            time::bytes(server.max_payload as u64)
+        );
         findings.push(Finding::ok("server", text));
     }
     findings.push(Finding::ok("backend", info.capabilities.backend.clone()));
@@ -56,7 +70,7 @@ pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>)
             }),
         });
     }
-    Ok(true)
+    Ok(Checked::Usable(Some(info)))
 }
 
 /// Returns the features, whether the server has them, and the version of the server that they need.

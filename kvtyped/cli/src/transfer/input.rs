@@ -1,45 +1,92 @@
 //! The input of an import.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{IsTerminal, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
+use crate::app::App;
 use crate::fail::Failure;
 
 /// The longest end line, in bytes.
 const MAX_END: u64 = 4_096;
 
+/// The largest line, in bytes.
+const MAX_LINE: u64 = 256 << 20;
+
 /// An input, its size and its completeness.
 pub(crate) struct Input {
-    pub(crate) reader: Box<dyn AsyncRead + Unpin>,
+    pub(crate) lines: Lines,
     /// Whether the input has an end line. `None` for a pipe.
     pub(crate) is_complete: Option<bool>,
     /// The number of bytes. `None` for a pipe.
     pub(crate) size: Option<u64>,
 }
 
+/// The lines of an input, which are not necessarily text.
+pub(crate) struct Lines {
+    reader: BufReader<Box<dyn AsyncRead + Unpin>>,
+    number: u64,
+    bytes: u64,
+}
+
+impl Lines {
+    fn new(reader: Box<dyn AsyncRead + Unpin>) -> Self {
+        Self { reader: BufReader::with_capacity(1 << 16, reader), number: 0, bytes: 0 }
+    }
+
+    /// Returns the next line without its line feed.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let mut line = Vec::new();
+        let read = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        self.bytes += read as u64;
+        if read as u64 == MAX_LINE {
+            return Err(Failure::data(format!("line {} has more than {} MiB", self.number, MAX_LINE >> 20)));
+        }
+        line.truncate(line.strip_suffix(b"\n").map_or(line.len(), <[u8]>::len));
+        Ok(Some(line))
+    }
+
+    /// Returns the number of the last line. The first line is 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the number of bytes up to the end of the last line.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Opens a file, or stdin.
-pub(crate) fn open(path: Option<&Path>) -> Result<Input, Failure> {
-    let file = match path {
+pub(crate) fn open(app: &App, path: Option<&Path>) -> Result<Input, Failure> {
+    let file = match path.filter(|path| *path != Path::new("-")) {
         Some(path) => {
             let opened = File::open(path);
             Some(opened.map_err(|error| Failure::not_found(format!("`{}`: {error}", path.display())))?)
         }
         None => stdin_file(),
     };
-    match file {
-        Some(mut file) => {
-            let (is_complete, size) = (has_end(&mut file)?, file.metadata()?.len());
-            Ok(Input {
-                reader: Box::new(tokio::fs::File::from_std(file)),
-                is_complete: Some(is_complete),
-                size: Some(size),
-            })
+    let Some(mut file) = file else {
+        if std::io::stdin().is_terminal() {
+            app.out.note("reading the export from the terminal; name a file, or use `< FILE`");
         }
-        None => Ok(Input { reader: Box::new(tokio::io::stdin()), is_complete: None, size: None }),
+        return Ok(Input { lines: Lines::new(Box::new(tokio::io::stdin())), is_complete: None, size: None });
+    };
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+        return Err(Failure::usage(format!("`{name}` is a directory")));
     }
+    // A named pipe has no end before it is read.
+    let is_complete = if metadata.is_file() { Some(has_end(&mut file)?) } else { None };
+    let lines = Lines::new(Box::new(tokio::fs::File::from_std(file)));
+    Ok(Input { lines, is_complete, size: metadata.is_file().then_some(metadata.len()) })
 }
 
 /// Returns stdin as a file, if it is one.

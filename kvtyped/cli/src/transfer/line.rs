@@ -36,6 +36,9 @@ pub(crate) struct Imported {
     pub(crate) expires_at: Option<SystemTime>,
 }
 
+/// The deepest value that a line contains as JSON. A parser of JSON may refuse more than 127 levels.
+const MAX_DEPTH: usize = 100;
+
 /// Returns the line of a record. `now` is the time of the server's clock.
 pub(crate) fn entry_line(bucket: &str, models: &Models, entry: &Entry<RawRecord>) -> Json {
     let shown = Shown::of_entry(bucket, models, entry);
@@ -48,7 +51,9 @@ pub(crate) fn entry_line(bucket: &str, models: &Models, entry: &Entry<RawRecord>
     let Some(record) = &shown.record else { return line };
     // A value in its JSON form is readable, and bytes are exact.
     match (record.decoded.codec, &record.decoded.value) {
-        (Some(codec), Ok(value)) if codec.encode(value).is_ok_and(|encoded| encoded == entry.bytes) => {
+        (Some(codec), Ok(value))
+            if value.depth() <= MAX_DEPTH && codec.encode(value).is_ok_and(|encoded| encoded == entry.bytes) =>
+        {
             line.with("value", value.clone())
         }
         _ => line.with("value_b64", BASE64.encode(&entry.bytes)),
@@ -69,9 +74,8 @@ pub(crate) fn end_line(bucket: &str, records: u64, last_revision: u64, unreadabl
 
 impl Line {
     /// Parses a line.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let json =
-            Json::parse(text.as_bytes()).map_err(|error| format!("it is not JSON (column {})", error.column()))?;
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
+        let json = Json::parse(text).map_err(|error| format!("it is not JSON (column {})", error.column()))?;
         match json.get("v").and_then(Json::unsigned) {
             Some(1) => {}
             Some(newer) => return Err(format!("its format is {newer}, and this tool reads format 1")),

@@ -4,3 +4,4 @@
 pub(crate) mod input;
 pub(crate) mod line;
 pub(crate) mod resume;
+pub(crate) mod writer;

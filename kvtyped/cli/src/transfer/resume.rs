@@ -19,7 +19,7 @@ pub(crate) struct ResumeFile {
 
 impl ResumeFile {
     /// Opens the file. A file that does not exist is the start of the import.
-    pub(crate) fn open(path: &Path, header: &str) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path, header: &[u8]) -> Result<Self, Failure> {
         let mut hasher = DefaultHasher::new();
         header.hash(&mut hasher);
         let header = hasher.finish();

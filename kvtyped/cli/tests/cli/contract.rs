@@ -61,6 +61,14 @@ const COMMANDS: &[&[&str]] = &[
     &["copy", "$B", "copy_$B"],
     &["diff", "$B", "acme.7"],
     &["bucket", "compact", "$B"],
+    &["bucket", "create", "new_$B", "--history", "3", "--dry-run"],
+    &["bucket", "create", "new_$B", "--history", "3"],
+    &["bucket", "set", "new_$B", "--history", "5", "--description", "changed", "--dry-run"],
+    &["bucket", "set", "new_$B", "--history", "5", "--description", "changed"],
+    &["bucket", "set", "new_$B", "--history", "5"],
+    &["bucket", "rm", "new_$B", "--dry-run"],
+    &["bucket", "rm", "new_$B", "--yes"],
+    &["copy", "$B", "other_$B", "--dry-run"],
     &["--read-only", "rm", "$B", "acme.7"],
 ];
 
@@ -86,6 +94,7 @@ const RECIPES: &[&[&str]] = &[
     &["lock", "break", "$B", "nightly", "--fence", "9", "--yes"],
     &["lock", "break", "$B", "nightly", "--fence", "1", "--dry-run"],
     &["lock", "break", "$B", "nightly", "--fence", "1", "--yes", "--reason", "stuck"],
+    &["lock", "show", "$B", "nightly"],
     &["election", "ls", "$B"],
     &["election", "show", "scheduler", "--bucket", "$B"],
     &["election", "resign", "scheduler", "--bucket", "$B", "--fence", "1", "--yes"],
@@ -169,6 +178,8 @@ fn shells_complete_commands_buckets_and_keys() {
     world.fill("", &[r#""key":"acme.7","codec":"json","value":1"#, r#""key":"beta.1","codec":"json","value":1"#]);
     let complete = |words: &[&str]| {
         let mut command = tool(world.folder.path());
+        // Whatever the load of the machine, the answer of the server is awaited.
+        command.env("KVTYPED_COMPLETE_TIMEOUT", "60s");
         command.env("COMPLETE", "fish").env("KVTYPED_URL", world.url()).args(["--", "kvtyped"]).args(words);
         let ran = run(command, b"");
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");

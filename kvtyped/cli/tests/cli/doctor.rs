@@ -67,6 +67,95 @@ on_each_store! {
     }
 }
 
+/// Returns the level and the repair of each finding of a check.
+fn of_check(findings: &Value, check: &str) -> Vec<(String, String)> {
+    let findings = findings.as_array().unwrap().iter().filter(|finding| finding["check"] == check);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    findings.map(|finding| (text(&finding["level"]), text(&finding["repair"]))).collect()
+}
+
+#[test]
+fn states_of_indexes_and_schemas_are_findings() {
+    let world = World::server();
+    let index = |state: &str| json!({ "state": state, "definition": "{email}", "fingerprint": "0", "unique": true });
+    let states = ["readable", "writing", "pending", "dropping", "later"];
+    let indexes: serde_json::Map<_, _> = states.iter().map(|state| ((*state).to_owned(), index(state))).collect();
+    let card = json!({
+        "key": "{id}", "codec": "json", "version": 2, "writes": 2, "oldest": 1, "schema": "00000000000000ff",
+        "indexes": indexes,
+    });
+    let schema = kvtyped::schema::Schema::probe::<String>().to_json();
+    world.fill(r#""history":1"#, &[]);
+    let metadata = [("kvtyped.model.user", card.to_string()), ("kvtyped.schema.user.2", schema)];
+    world.set_metadata(&metadata.map(|(key, text)| (key.to_owned(), text)));
+    let (code, findings) = examine(&world);
+    let found = of_check(&findings, "indexes");
+    let levels: Vec<_> = found.iter().map(|(level, _)| level.as_str()).collect();
+    // In the order of their names.
+    assert_eq!(levels, ["warning", "warning", "error", "note", "warning"], "{findings}");
+    for (finding, verb) in
+        found.iter().zip(["drop_index", "build_index", "verify_indexes", "verify_indexes", "build_index"])
+    {
+        assert!(finding.1.contains(verb), "{finding:?}");
+    }
+    assert_eq!(code, 1, "a value of a unique index is not unique");
+    assert_eq!(of_check(&findings, "schema")[0].0, "warning", "{findings}");
+    assert_eq!(of_check(&findings, "versions")[0].0, "note", "{findings}");
+}
+
+#[test]
+fn features_that_the_bucket_does_not_enable_are_notes() {
+    let world = World::server();
+    world.ok(&["bucket", "create", "$B", "--limit-markers", "off", "--atomic", "false"]);
+    let (code, findings) = examine(&world);
+    assert_eq!(code, 0);
+    // Each repair works.
+    for check in ["ttl", "atomic"] {
+        let found = of_check(&findings, check);
+        assert_eq!(found[0].0, "note", "{check}: {findings}");
+        let repair = found[0].1.strip_prefix("run `kvtyped ").and_then(|text| text.strip_suffix('`')).unwrap();
+        world.ok(&repair.split(' ').collect::<Vec<_>>());
+    }
+    let (_, findings) = examine(&world);
+    assert_eq!((of_check(&findings, "ttl"), of_check(&findings, "atomic")), (vec![], vec![]), "{findings}");
+}
+
+#[test]
+fn limits_of_server_and_account_are_compared() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limits =
+        "accounts { A { jetstream { max_file: 1000000, max_streams: 8 }, users: [ { user: a, password: a } ] } }";
+    let server = runtime.block_on(harness::Server::builder().config(limits).auth().start());
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = tool(folder.path());
+        command.env("KVTYPED_URL", format!("nats://127.0.0.1:{}", server.port()));
+        command.env("KVTYPED_USER", "a").env("KVTYPED_PASSWORD", "a").args(arguments);
+        run(command, b"")
+    };
+    let examine = || {
+        let ran = run(&["doctor", "-o", "json"]);
+        (ran.code, serde_json::from_str::<Value>(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}")))
+    };
+    let create = |name: &str, more: &[&str]| {
+        let ran = run(&[&["bucket", "create", name][..], more].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+    };
+    create("half", &["--max-bytes", "500000"]);
+    let (code, findings) = examine();
+    assert_eq!((code, of_check(&findings, "account")[0].0.as_str()), (0, "ok"), "{findings}");
+    create("most", &["--max-bytes", "400000", "--max-value-size", "2000000"]);
+    let (code, findings) = examine();
+    let account = of_check(&findings, "account");
+    assert_eq!((code, account[0].0.as_str(), account.len()), (0, "warning", 1), "{findings}");
+    let value_size = of_check(&findings, "max_value_size");
+    assert!(value_size[0].0 == "warning" && value_size[0].1.contains("--max-value-size 1048576"), "{findings}");
+    create("rest", &["--max-bytes", "90000"]);
+    let (code, findings) = examine();
+    assert_eq!((code, of_check(&findings, "account")[0].0.as_str()), (1, "error"), "{findings}");
+    runtime.block_on(server.terminate());
+}
+
 #[test]
 fn many_delete_markers_are_a_warning() {
     // The store in memory keeps no markers between two runs.

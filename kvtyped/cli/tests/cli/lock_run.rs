@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
+use crate::terminal::Terminal;
 use crate::world::{Ran, SOON, World, on_each_store};
 
 const SETTINGS: &str = r#""history":1,"limit_markers_ms":300000"#;
@@ -27,6 +28,14 @@ impl Running {
     /// Waits for the next line, which the command under the lock prints.
     fn line(&mut self) -> String {
         self.lines.next().expect("a line").unwrap()
+    }
+
+    /// Runs a command under the lock `a` of the bucket, and waits until it has printed `up`.
+    fn holding(world: &World, options: &[&str]) -> Self {
+        let command = ["--", "sh", "-c", "echo up; exec sleep 600"];
+        let mut holder = Self::spawn(world.command(&[&["lock", "run", "$B", "a"], options, &command].concat()));
+        assert_eq!(holder.line(), "up");
+        holder
     }
 
     fn pid(&self) -> Pid {
@@ -78,21 +87,7 @@ on_each_store! {
 #[test]
 fn lock_that_is_not_had_in_time_is_124() {
     let world = World::server();
-    let mut holder = Running::spawn(world.command(&[
-        "lock",
-        "run",
-        "$B",
-        "a",
-        "--owner",
-        "first",
-        "--note",
-        "a test",
-        "--",
-        "sh",
-        "-c",
-        "echo up; exec sleep 600",
-    ]));
-    assert_eq!(holder.line(), "up");
+    let holder = Running::holding(&world, &["--owner", "first", "--note", "a test"]);
     for wait in ["0s", "300ms"] {
         let late = world.run(&["lock", "run", "$B", "a", "--wait", wait, "--", "true"]);
         assert_eq!(late.code, 124, "{wait}: {late:?}");
@@ -181,21 +176,7 @@ fn leadership_that_is_ended_stops_the_command() {
 #[test]
 fn live_holder_is_not_broken_by_waiting() {
     let world = World::server();
-    let mut holder = Running::spawn(world.command(&[
-        "lock",
-        "run",
-        "$B",
-        "a",
-        "--ttl",
-        "6s",
-        "--grace",
-        "1s",
-        "--",
-        "sh",
-        "-c",
-        "echo up; exec sleep 600",
-    ]));
-    assert_eq!(holder.line(), "up");
+    let holder = Running::holding(&world, &["--ttl", "6s", "--grace", "1s"]);
     let waited = world.run(&["lock", "break", "$B", "a", "--fence", &fence(&world, "a"), "--wait"]);
     assert!(waited.code == 4 && waited.err.contains("is alive"), "{waited:?}");
     kill_process(holder.pid(), Signal::INT).unwrap();
@@ -223,4 +204,59 @@ fn command_ends_before_the_lock_of_a_hung_server_expires() {
     let ended = holder.end();
     assert_eq!(ended.code, 125, "{ended:?}");
     runtime.block_on(server.terminate());
+}
+
+#[test]
+fn interrupt_reaches_the_command_and_the_lock_is_released() {
+    let world = World::server();
+    // The command decides when it ends, and with which code.
+    let script = "trap 'echo interrupted; exit 3' INT; echo up; while :; do sleep 0.05; done";
+    let mut holder = Running::spawn(world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", script]));
+    assert_eq!(holder.line(), "up");
+    fence(&world, "a");
+    kill_process(holder.pid(), Signal::INT).unwrap();
+    assert_eq!(holder.line(), "interrupted");
+    assert_eq!(holder.end().code, 3);
+    assert_eq!(world.json(&["lock", "show", "$B", "a"])["state"], "free");
+}
+
+#[test]
+fn control_c_on_a_terminal_reaches_the_command_once() {
+    let world = World::server();
+    // A second signal would print a second line.
+    let script =
+        "trap 'echo interrupted; n=1' INT; echo up; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.2; exit 3";
+    let tool = world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", script]);
+    // In a new session, the terminal sends the signal to the foreground.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).arg(tool.get_program()).args(tool.get_args());
+    for (name, value) in tool.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut terminal = Terminal::spawn(command, 100);
+    terminal.expect("up");
+    terminal.send("\u{3}");
+    let (code, shown) = terminal.end();
+    assert_eq!((code, shown.matches("interrupted").count()), (Some(3), 1), "{shown:?}");
+    assert_eq!(world.json(&["lock", "show", "$B", "a"])["state"], "free");
+}
+
+#[test]
+fn interrupt_while_waiting_leaves_no_ticket() {
+    let world = World::server();
+    let holder = Running::holding(&world, &[]);
+    let waiter = Running::spawn(world.command(&["lock", "run", "$B", "a", "--fair", "--", "true"]));
+    let waiters = || world.json(&["lock", "show", "$B", "a"])["waiters"].as_array().unwrap().len();
+    let end = Instant::now() + SOON;
+    while waiters() == 0 {
+        assert!(Instant::now() < end, "the waiter is not shown");
+    }
+    kill_process(waiter.pid(), Signal::INT).unwrap();
+    assert_eq!(waiter.end().code, 130);
+    assert_eq!(waiters(), 0, "the ticket is given back");
+    kill_process(holder.pid(), Signal::TERM).unwrap();
+    assert_eq!(holder.end().code, 128 + 15);
 }

@@ -4,6 +4,7 @@
 
 mod contract;
 mod doctor;
+mod failures;
 mod lock_run;
 mod picture;
 mod reading;

@@ -145,6 +145,31 @@ fn revisions_of_a_key_are_shown_and_compared() {
 }
 
 #[test]
+fn history_of_a_fixture_is_shown_compared_and_restored() {
+    let world = World::memory();
+    // The lines of one key are its history.
+    let export = world.export(
+        r#""history":5"#,
+        &[r#""key":"a","codec":"json","value":{"n":1}"#, r#""key":"a","codec":"json","value":{"n":2}"#],
+    );
+    let fixture = world.path("history.ndjson");
+    std::fs::write(&fixture, export).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = crate::world::tool(world.folder.path());
+        command.args(["--fixture", fixture.to_str().unwrap()]);
+        command.args(arguments.iter().map(|argument| argument.replace("$B", &world.bucket)));
+        crate::world::run(command, b"")
+    };
+    let values = run(&["history", "$B", "a", "-o", "value"]);
+    assert_eq!((values.code, values.out.as_str()), (0, "{\"n\":1}\n{\"n\":2}\n"), "{values:?}");
+    let diff = run(&["diff", "$B", "a"]);
+    assert!(diff.code == 1 && diff.out.contains("+   \"n\": 2"), "{diff:?}");
+    assert_eq!(run(&["get", "$B", "a", "--at", "1", "-o", "value"]).out, "{\"n\":1}\n");
+    let restored = run(&["restore", "$B", "a", "1"]);
+    assert!(restored.code == 0 && restored.out.contains('3'), "{restored:?}");
+}
+
+#[test]
 fn closed_pipe_ends_the_tool_quietly() {
     let world = World::memory();
     let entries: Vec<_> = (0..20_000).map(|id| format!(r#""key":"k.{id}","codec":"json","value":{id}"#)).collect();

@@ -84,6 +84,11 @@ on_each_store! {
         assert_eq!((&broken["type"], &broken["reason"]), (&json!("lock_broken"), &json!("stuck")), "{broken}");
         let free = world.json(&["lock", "show", "$B", "nightly"]);
         assert_eq!((&free["state"], &free["waiters"]), (&json!("free"), &json!([])));
+        // Who ended the term, and why, is visible to everyone.
+        let end = &free["last_end"];
+        assert_eq!((&end["by"], &end["reason"], &end["owner"]), (&json!("tester"), &json!("stuck"), &json!("worker-7")));
+        assert_eq!(end["fence"].to_string(), fence);
+        assert!(world.ok(&["ls", "$B", "--reserved"]).contains("=kvtyped.ended.lock.nightly"));
         let again = world.run(&[&term[..], &["--yes"]].concat());
         assert!(again.code == 0 && again.err.contains("free already"), "{again:?}");
         assert_eq!(world.json(&["lock", "ls", "$B"]), json!([]));

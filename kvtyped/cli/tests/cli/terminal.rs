@@ -246,6 +246,9 @@ fn progress_is_shown_on_a_terminal_only() {
     std::fs::write(&file, world.export("", &entries.iter().map(String::as_str).collect::<Vec<_>>())).unwrap();
     let (code, shown) = show(&world, &["import", "$B", file.to_str().unwrap()], 100);
     assert!(code == Some(0) && shown.contains("imported") && shown.contains('█'), "{shown:?}");
+    let (code, shown) = show(&world, &["export", "$B"], 100);
+    let rate = shown.split("3,000  ").nth(1).and_then(|rest| rest.split("/s").next()).unwrap_or_default();
+    assert!(code == Some(0) && rate.replace(',', "").parse::<u64>().is_ok(), "{rate:?} in {shown:?}");
     let piped = world.run(&["export", "$B"]);
     assert_eq!((piped.code, piped.err.as_str()), (0, "3000 records exported\n"));
 }

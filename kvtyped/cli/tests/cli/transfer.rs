@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use crate::world::{Ran, SOON, World, card, on_each_store, run};
@@ -57,13 +58,16 @@ on_each_store! {
             r#""key":"bad","value_b64":"gP/B""#,
             r#""key":"text","codec":"text","value":"a\nb\u001b""#,
             r#""key":"=kvtyped.counter.x","codec":"json","value":{"n":1}"#,
+            // As many levels as JSON and MessagePack allow.
+            &format!(r#""key":"deep","value_b64":"{}""#, BASE64.encode(&[[b'['; 126], [b']'; 126]].concat())),
+            &format!(r#""key":"mp.deep","value_b64":"{}""#, BASE64.encode(&[&[0x91; 126][..], &[0xc0]].concat())),
         ]);
         let first = world.ok(&["export", "$B", "--reserved"]);
-        assert_eq!(first.lines().count(), 8, "{first}");
+        assert_eq!(first.lines().count(), 10, "{first}");
         let ran = world.feed(&["import", "copy_$B", "-o", "json"], first.as_bytes());
         assert_eq!(ran.code, 0, "{ran:?}");
         let counts: Value = serde_json::from_str(&ran.out).unwrap();
-        assert_eq!((&counts["imported"], &counts["refused"]), (&json!(6), &json!(0)));
+        assert_eq!((&counts["imported"], &counts["refused"]), (&json!(8), &json!(0)));
         let second = world.ok(&["export", "copy_$B", "--reserved"]);
         assert_eq!(normalized(&first), normalized(&second));
         for ((key, before), (_, after)) in deadlines(&first).into_iter().zip(deadlines(&second)) {
@@ -75,9 +79,9 @@ on_each_store! {
         // The same again changes nothing.
         let again = world.feed(&["import", "copy_$B", "-o", "json"], first.as_bytes());
         let counts: Value = serde_json::from_str(&again.out).unwrap();
-        assert_eq!((again.code, &counts["unchanged"]), (0, &json!(6)), "{again:?}");
+        assert_eq!((again.code, &counts["unchanged"]), (0, &json!(8)), "{again:?}");
         let only = world.ok(&["export", "$B", "mp.*"]);
-        assert_eq!(only.lines().count(), 3, "{only}");
+        assert_eq!(only.lines().count(), 4, "{only}");
     }
 
     fn conflicts_are_reported_skipped_or_overwritten(world: &World) {
@@ -152,6 +156,54 @@ on_each_store! {
 }
 
 #[test]
+fn damaged_exports_are_imported_as_far_as_possible() {
+    let world = World::file();
+    let export = world.export("", &strs(&records(5)));
+    let without = |number: usize| {
+        let lines = export.lines().enumerate().filter(|(index, _)| *index != number);
+        lines.map(|(_, line)| format!("{line}\n")).collect::<String>()
+    };
+    // A record is missing, and the end line is there.
+    let short = world.feed(&["import", "short_$B", "-o", "json"], without(3).as_bytes());
+    assert!(short.code == 9 && short.error()["message"].as_str().unwrap().contains("4 of 5 records"), "{short:?}");
+    let partial = world.feed(&["import", "partial_$B", "--partial"], without(3).as_bytes());
+    assert_eq!(partial.code, 0, "{partial:?}");
+    // Without a header, there are no settings.
+    let headless = world.feed(&["import", "headless_$B"], without(0).as_bytes());
+    assert!(headless.code == 9 && headless.err.contains("no header"), "{headless:?}");
+    assert_eq!(world.run(&["ls", "headless_$B"]).code, 3);
+    // Bytes that are no text, and a line of a later format.
+    let mut bytes = export.clone().into_bytes();
+    let at = export.find(r#""value":{"id":2}"#).unwrap();
+    bytes[at + 2] = 0xff;
+    let binary = world.feed(&["import", "binary_$B", "-o", "json"], &bytes);
+    assert!(binary.code == 9 && binary.err.contains("line 4"), "{binary:?}");
+    assert_eq!(world.ok(&["ls", "binary_$B", "--count"]), "4\n");
+    let later = export.replacen(r#"{"v":1,"type":"entry""#, r#"{"v":2,"type":"entry""#, 1);
+    let later = world.feed(&["import", "later_$B"], later.as_bytes());
+    assert!(later.code == 9 && later.err.contains("line 2: its format is 2"), "{later:?}");
+    let newer = world.feed(&["import", "newer_$B"], export.replace(r#""v":1"#, r#""v":2"#).as_bytes());
+    assert!(newer.code == 9 && newer.err.contains("its format is 2"), "{newer:?}");
+    assert_eq!(world.feed(&["import", "empty_$B"], b"").code, 9);
+    // Unknown fields of this format are ignored.
+    let more = world.feed(&["import", "more_$B"], export.replace(r#""v":1,"#, r#""v":1,"later":[1],"#).as_bytes());
+    assert_eq!(more.code, 0, "{more:?}");
+}
+
+#[test]
+fn named_pipes_and_dashes_are_read_to_their_end() {
+    let world = World::file();
+    let export = world.export("", &strs(&records(5)));
+    for (bucket, file) in [("a", "-"), ("b", "/dev/stdin")] {
+        let ran = world.feed(&["import", bucket, file], export.as_bytes());
+        assert_eq!(ran.code, 0, "{file}: {ran:?}");
+        assert_eq!(world.ok(&["ls", bucket, "--count"]), "5\n");
+    }
+    let missing = world.run(&["import", "c", "/no/such/file"]);
+    assert!(missing.code == 3 && missing.err.contains("/no/such/file"), "{missing:?}");
+}
+
+#[test]
 fn buckets_are_copied_between_stores() {
     let (file, server) = (World::file(), World::server());
     file.fill(
@@ -206,7 +258,7 @@ fn copy_follows_changes() {
 #[test]
 fn killed_import_is_resumed() {
     let (world, whole) = (World::server(), World::server());
-    let count = 30_000;
+    let count = 10_000;
     let file = world.path("export.ndjson");
     fs::write(&file, world.export(r#""history":1,"ttl_ms":3600000"#, &strs(&records(count)))).unwrap();
     let (file, position) = (file.display().to_string(), world.path("position"));

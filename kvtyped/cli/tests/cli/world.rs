@@ -99,6 +99,20 @@ impl World {
         assert_eq!(ran.code, 0, "{ran:?}");
     }
 
+    /// Sets metadata of the bucket on the server, as a program of a model does.
+    pub(crate) fn set_metadata(&self, metadata: &[(String, String)]) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (server, stream) = (harness::shared().await, format!("KV_{}", self.bucket));
+            let mut found = server.api(&format!("$JS.API.STREAM.INFO.{stream}"), &serde_json::json!({})).await.unwrap();
+            for (key, text) in metadata {
+                found["config"]["metadata"][key] = Value::from(text.as_str());
+            }
+            let updated = server.api(&format!("$JS.API.STREAM.UPDATE.{stream}"), &found["config"]).await.unwrap();
+            assert!(updated.get("error").is_none(), "{updated}");
+        });
+    }
+
     /// Returns an export with these settings and entries.
     pub(crate) fn export(&self, settings: &str, entries: &[&str]) -> String {
         let comma = if settings.is_empty() { "" } else { "," };

@@ -209,14 +209,7 @@ fn indexed_buckets_are_refused() {
         ),
         ("of a later version".to_owned(), "cannot read the card of user"),
     ] {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (server, stream) = (harness::shared().await, format!("KV_{}", world.bucket));
-            let mut found = server.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await.unwrap();
-            found["config"]["metadata"]["kvtyped.model.user"] = json!(card);
-            let updated = server.api(&format!("$JS.API.STREAM.UPDATE.{stream}"), &found["config"]).await.unwrap();
-            assert!(updated.get("error").is_none(), "{updated}");
-        });
+        world.set_metadata(&[("kvtyped.model.user".to_owned(), card)]);
         for command in
             [&["put", "$B", "7", "{}"][..], &["patch", "$B", "7", "{}"], &["edit", "$B", "7"], &["rm", "$B", "7"]]
         {

@@ -280,6 +280,7 @@ impl RawBucket for LocalBucket {
 
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
@@ -289,7 +290,7 @@ impl RawBucket for LocalBucket {
             let read = |bucket: &BucketState, _| {
                 let mut seq = 0;
                 let found = keys.iter().map(|key| {
-                    let found = bucket.read(KeySpace::Records, key, ReadAt::Newest(read));
+                    let found = bucket.read(space, key, ReadAt::Newest(read));
                     seq = seq.max(bucket.shown_by(ReadAt::Newest(read), found));
                     self.entry(found)
                 });

@@ -127,20 +127,7 @@ impl KeySearch {
 impl KeyRange {
     /// Returns the keys that a pattern with a prefix can match. `None` if no key can have the prefix.
     fn of_pattern(pattern: &Pattern) -> Option<Self> {
-        let mut prefix = String::new();
-        for token in pattern.tokens() {
-            match token {
-                // A pattern that is not exact has another segment, or an open end.
-                Token::Literal(segment) => {
-                    prefix.push_str(segment);
-                    prefix.push('.');
-                }
-                Token::Any { prefix: begin, .. } => {
-                    prefix.push_str(begin);
-                    break;
-                }
-            }
-        }
+        let prefix = pattern.literal_prefix();
         // `-` is the smallest character of a key.
         let start = if prefix.ends_with('.') { format!("{prefix}-") } else { prefix.clone() };
         Some(Self { start: Key::new(start).ok()?, prefix })

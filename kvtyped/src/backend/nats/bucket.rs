@@ -89,11 +89,12 @@ impl RawBucket for NatsBucket {
 
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
-        get_many(&self.context, keys, read, deadline).boxed()
+        get_many(&self.context, space, keys, read, deadline).boxed()
     }
 
     fn list_keys(&self, list: ListKeysRequest) -> BoxStream<'static, Result<Vec<Key>>> {

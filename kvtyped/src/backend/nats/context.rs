@@ -141,8 +141,15 @@ impl StreamContext {
     /// Returns the subject prefix of a key space in the leader's stream.
     pub(crate) fn leader_prefix(&self, space: KeySpace) -> String {
         match space {
-            KeySpace::Index => index_prefix(self.origin_bucket()),
             KeySpace::Records if self.config.mirror.is_some() => subject_prefix(self.origin_bucket()),
+            space => self.read_prefix(space),
+        }
+    }
+
+    /// Returns the subject prefix of a key space in the stream that this bucket reads.
+    pub(crate) fn read_prefix(&self, space: KeySpace) -> String {
+        match space {
+            KeySpace::Index => index_prefix(self.origin_bucket()),
             KeySpace::Records => self.prefix.clone(),
         }
     }

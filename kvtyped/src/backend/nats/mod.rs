@@ -54,7 +54,7 @@ use self::counters::NatsCounters;
 use self::jetstream::api::{Api, Idempotency};
 use self::jetstream::error::ApiError;
 use self::jetstream::{stream_config, stream_info};
-use super::{Backend, Capabilities, ConnectionState, Deadline, RawBucket, RawCounters};
+use super::{AccountUsage, Backend, Capabilities, ConnectionState, Deadline, RawBucket, RawCounters};
 use crate::config::BucketConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
@@ -371,6 +371,10 @@ impl Backend for NatsBackend {
 
     fn ping(&self, deadline: Deadline) -> BoxFuture<'_, Result<Duration>> {
         self.api.connection().ping(deadline).boxed()
+    }
+
+    fn account(&self, deadline: Deadline) -> BoxFuture<'_, Result<Vec<AccountUsage>>> {
+        self.api.account(deadline).boxed()
     }
 
     fn connection(&self) -> watch::Receiver<ConnectionState> {

@@ -101,11 +101,11 @@ impl BucketState {
             let number = index + 1;
             let framed =
                 |size: Size| if count == 1 { size } else { size.as_batch_message(&id, number, number == count) };
-            let expected_key =
-                write.precondition.as_ref().map_or_else(|| write.key.clone(), |precondition| precondition.key.clone());
-            let size = self.check(write, framed).map_err(|error| match error.is_conflict() {
-                true => error.with_key(expected_key.as_str()),
-                false => error.with_key(write.key.as_str()),
+            let own = (write.space, write.key.clone());
+            let checked = write.precondition.as_ref().map(|on| (on.space, on.key.clone()));
+            let size = self.check(write, framed).map_err(|error| {
+                let (space, key) = checked.filter(|_| error.is_conflict()).unwrap_or(own);
+                space.name_key(error, &key)
             })?;
             sizes.push(size);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::entry::{STEP_SIZE, StoredEntry};
-use crate::key::{Key, Pattern, Token};
+use crate::key::{Key, Pattern};
 use crate::revision::Revision;
 
 /// The index entries of a bucket.
@@ -72,7 +72,7 @@ impl IndexEntries {
 
 /// Examines some keys of a map after `after`.
 pub(super) fn list<V>(keys: &BTreeMap<Key, V>, pattern: &Pattern, after: Option<&Key>) -> KeyListing {
-    let prefix = literal_prefix(pattern);
+    let prefix = pattern.literal_prefix();
     let begin = Key::new(prefix.trim_end_matches('.')).ok();
     let start = match (after, &begin) {
         (Some(after), _) => Bound::Excluded(after),
@@ -91,26 +91,4 @@ pub(super) fn list<V>(keys: &BTreeMap<Key, V>, pattern: &Pattern, after: Option<
         }
     }
     listing
-}
-
-/// Returns the text that every key of a pattern begins with.
-fn literal_prefix(pattern: &Pattern) -> String {
-    let mut prefix = String::new();
-    for token in pattern.tokens() {
-        match token {
-            Token::Literal(segment) => {
-                prefix.push_str(segment);
-                prefix.push('.');
-            }
-            Token::Any { prefix: begin, .. } => {
-                prefix.push_str(begin);
-                return prefix;
-            }
-        }
-    }
-    if !pattern.is_open() {
-        // The last segment ends the key.
-        prefix.pop();
-    }
-    prefix
 }

@@ -5,8 +5,9 @@
 pub(crate) mod attempt;
 pub(crate) mod clean;
 pub(crate) mod slot;
+pub(crate) mod known;
 pub(crate) mod store;
-mod write;
+pub(crate) mod write;
 pub(crate) mod batch;
 pub(crate) mod repair;
 

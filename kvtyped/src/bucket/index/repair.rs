@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use futures::FutureExt;
-use futures::future::join_all;
 
-use super::attempt::{Attempt, Effect, Means, Reply, SlotChanges};
+use super::attempt::{Attempt, Effect, Means, SlotChanges};
 use super::clean::{CleanEnd, Cleaning};
 use super::slot::Slot;
 use super::store::stored_values;
 use super::write::RecordWrite;
-use crate::backend::{Backoff, Deadline, KeySpace, RawEntry, Read, ReadAt, Write, WriteKind};
+use crate::backend::{Backoff, Deadline, KeySpace, RawEntry, Read, Write, WriteKind};
 use crate::bucket::handle::ReadBucket;
+use crate::bucket::indexes::stored_claim;
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -27,21 +27,25 @@ impl<T: KvModel> ReadBucket<T> {
         values.iter().filter_map(slot).filter(|slot| slot.info::<T>().is_some_and(&is_selected)).collect()
     }
 
-    /// Returns the slots of a record that do not exist, or that name another record.
-    pub(crate) async fn missing_slots(&self, key: &Key, slots: Vec<Slot>, deadline: Deadline) -> Result<Vec<Slot>> {
-        let holds = |slot: Slot| async move {
-            let at = ReadAt::Newest(Read::Leader);
-            let found = self.inner.raw.read(KeySpace::Index, &slot.key, at, deadline).await?;
-            let holds = match slot.info::<T>().is_some_and(IndexInfo::is_unique) {
-                true => {
-                    found.is_some_and(|entry| super::store::stored_claim(&entry).is_ok_and(|claim| claim.owner == *key))
-                }
-                false => found.is_some(),
+    /// Returns the slots of each record that do not exist, or that name another record.
+    pub(crate) async fn missing_slots(
+        &self,
+        records: Vec<(&Key, Vec<Slot>)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Vec<Slot>>> {
+        let keys: Vec<Key> = records.iter().flat_map(|(_, slots)| slots).map(|slot| slot.key.clone()).collect();
+        let mut found = self.inner.raw.read_many(KeySpace::Index, &keys, Read::Leader, deadline).await?.into_iter();
+        let mut missing = |(key, slots): (&Key, Vec<Slot>)| {
+            let is_missing = |slot: &Slot| {
+                let found = found.next().flatten();
+                !found.is_some_and(|entry| match slot.info::<T>().is_some_and(IndexInfo::is_unique) {
+                    true => stored_claim(&entry).is_ok_and(|claim| claim.is_some_and(|claim| claim.owner == *key)),
+                    false => true,
+                })
             };
-            Ok((!holds).then_some(slot))
+            slots.into_iter().filter(is_missing).collect()
         };
-        let found: Result<Vec<_>> = join_all(slots.into_iter().map(holds)).await.into_iter().collect();
-        Ok(found?.into_iter().flatten().collect())
+        Ok(records.into_iter().map(&mut missing).collect())
     }
 
     /// Stores entries and claims of a record that was read, whether they exist or not.
@@ -93,12 +97,13 @@ impl<T: KvModel> ReadBucket<T> {
         Ok(())
     }
 
-    /// Returns the owner of a claim, if the claim exists.
-    pub(crate) async fn claim_owner(&self, slot: &Slot, deadline: Deadline) -> Result<Option<Key>> {
-        match self.read_claim(slot, deadline).await? {
-            Reply::Claim(claim) => Ok(claim.map(|claim| claim.owner)),
-            _ => Ok(None),
-        }
+    /// Returns the owner of each claim that exists.
+    pub(crate) async fn claim_owners(&self, claims: &[Key], deadline: Deadline) -> Result<Vec<Option<Key>>> {
+        let found = self.inner.raw.read_many(KeySpace::Index, claims, Read::Leader, deadline).await?;
+        found
+            .iter()
+            .map(|entry| Ok(entry.as_ref().map(stored_claim).transpose()?.flatten().map(|claim| claim.owner)))
+            .collect()
     }
 
     /// Removes an entry or a claim that no record matches. `owner` is the record of an entry, and `None` for a claim.
@@ -130,7 +135,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Returns the newest entries of some records at the leader, by their keys.
     pub(crate) async fn newest_of(&self, keys: &[Key], deadline: Deadline) -> Result<HashMap<Key, RawEntry>> {
-        let found = self.inner.raw.read_many(keys, Read::Leader, deadline).await?;
+        let found = self.inner.raw.read_many(KeySpace::Records, keys, Read::Leader, deadline).await?;
         Ok(found.into_iter().flatten().map(|entry| (entry.key.clone(), entry)).collect())
     }
 

@@ -8,7 +8,8 @@ use crate::backend::{Deadline, KeySpace, RawEntry, Read, ReadAt, RecordHeaders, 
 use crate::bucket::content::{Content, Target};
 use crate::bucket::decode;
 use crate::bucket::handle::ReadBucket;
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::bucket::indexes::read_claim;
+use crate::error::{ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::model::KvModel;
 use crate::model::index::{self, IndexInfo, IndexValues, values_of};
@@ -25,14 +26,6 @@ pub(crate) fn stored_values<T: KvModel>(entry: Option<&RawEntry>) -> Option<Inde
 /// Returns the body of the claim of a record.
 pub(crate) fn claim_body(owner: &Key, expects: Revision) -> Bytes {
     index::Claim { owner: owner.clone(), expects }.encode().into()
-}
-
-/// Reads the body of a claim.
-pub(crate) fn stored_claim(entry: &RawEntry) -> Result<Claim<Key>> {
-    let index::Claim { owner, expects } = index::Claim::decode(&entry.value).map_err(|reason| {
-        Error::new(ErrorKind::Decode { codec: "claim", detail: reason.to_owned() }).at_revision(entry.revision)
-    })?;
-    Ok(Claim { owner, expects, revision: entry.revision })
 }
 
 /// Returns the reply to a write. Any other error ends the attempt.
@@ -68,9 +61,9 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Reads a claim at the leader.
     pub(crate) async fn read_claim(&self, slot: &Slot, deadline: Deadline) -> Result<Reply<Key>> {
-        let at = ReadAt::Newest(Read::Leader);
-        let found = self.inner.raw.read(KeySpace::Index, &slot.key, at, deadline).await?;
-        Ok(Reply::Claim(found.filter(|entry| entry.is_live()).as_ref().map(stored_claim).transpose()?))
+        let (revision, claim) = read_claim(&*self.inner.raw, &slot.key, Read::Leader, deadline).await?;
+        let claim = claim.map(|index::Claim { owner, expects }| Claim { owner, expects, revision });
+        Ok(Reply::Claim(claim))
     }
 
     /// Reads the record that a claim or an entry names, at the leader.

@@ -8,13 +8,46 @@ use super::slot::{Slot, slot_changes};
 use super::store::{claim_body, stored_values, write_reply};
 use crate::backend::{Batch, Deadline, OperationId, Precondition, RawEntry, Write};
 use crate::bucket::content::{Content, Target};
+use crate::bucket::entry::Entry;
 use crate::bucket::handle::ReadBucket;
 use crate::bucket::precondition::is_superseded;
 use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::key::Key;
 use crate::model::KvModel;
+use crate::model::index::{IndexValues, values_of};
 use crate::revision::Revision;
+
+/// A write of a record with its index entries.
+pub(crate) struct IndexedWrite<'a> {
+    /// The record that the write replaces.
+    pub(crate) old: Replaced<'a>,
+    /// The revision of that record.
+    pub(crate) expected: Revision,
+    pub(crate) content: Content,
+    /// The precondition on another record.
+    pub(crate) on: Option<&'a Precondition>,
+    /// Whether many writes are sent at once.
+    pub(crate) is_one_of_many: bool,
+}
+
+/// What a write knows of the record that it replaces.
+pub(crate) enum Replaced<'a> {
+    /// The entry of the key, if there is one.
+    Entry(Option<&'a RawEntry>),
+    /// The index values of the record.
+    Values(IndexValues),
+}
+
+impl Replaced<'_> {
+    /// Returns the index values of the record. `None` if the record does not decode.
+    fn into_values<T: KvModel>(self) -> Option<IndexValues> {
+        match self {
+            Self::Entry(entry) => stored_values::<T>(entry),
+            Self::Values(values) => Some(values),
+        }
+    }
+}
 
 /// A write of a record over a known revision.
 pub(super) struct RecordWrite<'a> {
@@ -26,7 +59,7 @@ pub(super) struct RecordWrite<'a> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Writes a record by compare-and-set with its index entries. `base` is the entry that the write replaces.
+    /// Writes a record by compare-and-set with its index entries.
     ///
     /// # Errors
     ///
@@ -35,15 +68,16 @@ impl<T: KvModel> ReadBucket<T> {
     pub(crate) async fn write_indexed(
         &self,
         key: &Key,
-        (base, expected): (Option<&RawEntry>, Revision),
-        mut content: Content,
-        on: Option<&Precondition>,
+        write: IndexedWrite<'_>,
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
+        let IndexedWrite { old, expected, mut content, on, is_one_of_many } = write;
         let (index, target) = (content.index.take(), content.target);
         let write = content.write(key.clone()).if_revision(expected);
+        // Load the epoch of the connection before the request.
+        let epoch = self.inner.raw.identity().connection_epoch;
         let changes = match &index {
-            Some(new) => slot_changes::<T>(key, stored_values::<T>(base).as_ref(), new)?,
+            Some(new) => slot_changes::<T>(key, old.into_values::<T>().as_ref(), new)?,
             None => Default::default(),
         };
         let (revision, id) = match changes.is_empty() {
@@ -53,12 +87,24 @@ impl<T: KvModel> ReadBucket<T> {
             }
             false => {
                 let count = changes.entries.len() + changes.claims.len() + 2;
-                let means = if self.has_cheap_batches(count) { Means::Batch } else { Means::Singly };
+                // A server takes a limited number of batches at once, so single writes are faster in bulk.
+                let is_batch = !is_one_of_many && self.has_cheap_batches(count);
+                let means = if is_batch { Means::Batch } else { Means::Singly };
                 let attempt = Attempt::new(key.clone(), expected, changes, means);
                 self.drive(attempt, RecordWrite { write, expected, target, on, deadline }).boxed().await?
             }
         };
+        if let Some(new) = index {
+            self.inner.known_values.remember(key, revision, epoch, new);
+        }
         Ok((self.record_write(revision, &id), id))
+    }
+
+    /// Remembers the index values of a record that was read.
+    pub(crate) fn remember_values(&self, entry: &Entry<T>, key: &Key, epoch: u64) {
+        if !T::__INDEXES.is_empty() {
+            self.inner.known_values.remember(key, entry.revision(), epoch, values_of::<T>(entry));
+        }
     }
 
     /// Whether one batch of this many messages costs less than single writes. A server with file storage and without

@@ -5,6 +5,7 @@ use super::retry::{CasAttempts, CasRetry, is_unchanged};
 use crate::backend::{Deadline, KeySpace, OperationId, Precondition, RawEntry, Read, ReadAt};
 use crate::bucket::content::Content;
 use crate::bucket::handle::{Bucket, ReadBucket};
+use crate::bucket::index::write::{IndexedWrite, Replaced};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::KvModel;
@@ -43,7 +44,8 @@ impl<T: KvModel> ReadBucket<T> {
     ) -> Result<(Revision, OperationId)> {
         let ConditionalWrite { key, expected, base, content, on } = write;
         if !T::__INDEXES.is_empty() {
-            return Box::pin(self.write_indexed(key, (base, expected), content, on, deadline)).await;
+            let write = IndexedWrite { old: Replaced::Entry(base), expected, content, on, is_one_of_many: false };
+            return Box::pin(self.write_indexed(key, write, deadline)).await;
         }
         let target = content.target;
         let write = content.write(key.clone()).if_revision(expected);

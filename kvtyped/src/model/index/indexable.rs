@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::key::KeySegment;
+use crate::key::{KeyBuilder, KeySegment};
 
 /// A type whose values can be indexed: a [`KeySegment`], or an `Option`, a `Vec` or a set of one.
 ///
@@ -19,6 +19,17 @@ pub trait Indexable {
 
     /// Calls `each` with each value of the field.
     fn each_value(&self, each: &mut dyn FnMut(&Self::Value));
+
+    /// Calls `each` with the escaped segment of each value. Called from generated code: without a bound on the value, rustc
+    /// reports a field of an unsuitable type once.
+    #[doc(hidden)]
+    fn each_segment(&self, each: &mut dyn FnMut(&str)) {
+        self.each_value(&mut |value| {
+            let mut text = KeyBuilder::new();
+            text.segment(value);
+            each(text.as_str());
+        });
+    }
 }
 
 #[diagnostic::do_not_recommend]
@@ -45,9 +56,3 @@ macro_rules! by_iterator {
 }
 
 by_iterator!(Option<S>, Vec<S>, BTreeSet<S>, HashSet<S>);
-
-/// Calls `each` with each value of a field. Called from generated code.
-#[doc(hidden)]
-pub fn each_value<F: Indexable>(field: &F, each: &mut dyn FnMut(&F::Value)) {
-    field.each_value(each);
-}

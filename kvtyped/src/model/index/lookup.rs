@@ -6,7 +6,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::{By, IndexInfo, Indexable, RangeField, RangeValue, ValueText, layout, values_of};
-use crate::key::{Key, KeyBuilder, KeyError, KeySegment, Pattern};
+use crate::key::{Key, KeyError, Pattern};
 use crate::model::KvModel;
 
 /// The arity of a lookup of a unique index: at most one record has the value.
@@ -65,17 +65,15 @@ impl<T: KvModel, A> Lookup<T, A> {
         Self::any_of(index, vec![Prefix::new()])
     }
 
-    /// Sets a segment. Called from generated code.
+    /// Sets an escaped segment. Called from generated code.
     #[doc(hidden)]
-    pub fn segment<S: KeySegment>(mut self, segment: usize, value: &S) -> Self {
-        let mut text = KeyBuilder::new();
-        text.segment(value);
+    pub fn segment(mut self, segment: usize, text: String) -> Self {
         for prefix in &mut self.prefixes {
             if prefix.len() <= segment {
                 prefix.resize(segment + 1, None);
             }
             if let Some(place) = prefix.get_mut(segment) {
-                *place = Some(text.as_str().to_owned());
+                *place = Some(text.clone());
             }
         }
         self
@@ -359,10 +357,10 @@ mod tests {
 
     #[test]
     fn open_segment_matches_any_value() {
-        let lookup = Lookup::<User, Many>::all(3).segment(1, &7_u64);
+        let lookup = Lookup::<User, Many>::all(3).segment(1, "7".to_owned());
         assert_eq!(lookup.patterns().iter().map(ToString::to_string).collect::<Vec<_>>(), ["user.by_place.*.7.>"]);
         assert!(lookup.matches_value("core.7") && !lookup.matches_value("core.8"));
-        let prefix = Lookup::<User, Many>::all(3).segment(0, &"core".to_owned());
+        let prefix = Lookup::<User, Many>::all(3).segment(0, "core".to_owned());
         assert_eq!(prefix.patterns()[0].to_string(), "user.by_place.core.*.>");
         assert!(prefix.matches_value("core.8") && !prefix.matches_value("cor.8"));
     }

@@ -9,14 +9,17 @@ mod values;
 mod layout;
 mod claim;
 mod lookup;
+mod argument;
 
+#[doc(hidden)]
+pub use self::argument::{IndexArgument, IndexRange};
 pub use self::card::{IndexCard, IndexState};
 pub use self::claim::Claim;
-pub use self::indexable::{Indexable, each_value};
+pub use self::indexable::Indexable;
 pub use self::info::{IndexInfo, IndexKind};
 pub use self::layout::{claim_key, claims, entries, entries_of_record, entry_key, parse_claim, parse_entry};
 pub use self::lookup::{Lookup, Many, One, UniqueLookup};
-pub use self::range::{By, RangeField, RangeValue, Scale, has_range, range_segments};
+pub use self::range::{By, RangeField, RangeValue, Scale};
 pub use self::text::ValueText;
 pub use self::values::{IndexValue, IndexValues};
 

@@ -33,6 +33,17 @@ pub trait RangeField {
 
     /// Calls `each` with each value of the field.
     fn each_value(&self, each: &mut dyn FnMut(&Self::Value));
+
+    /// Calls `each` with the text of each value, up to the finest level. Called from generated code, like
+    /// [`Indexable::each_segment`](super::Indexable).
+    #[doc(hidden)]
+    fn each_text(&self, by: By, each: &mut dyn FnMut(&str)) {
+        self.each_value(&mut |value| {
+            let (scale, mut levels) = (Self::Value::SCALE, value.levels());
+            levels.truncate(scale.depth(by));
+            each(&scale.segments(&levels).collect::<Vec<_>>().join("."));
+        });
+    }
 }
 
 #[diagnostic::do_not_recommend]
@@ -87,18 +98,6 @@ pub enum By {
     Hour,
     /// `by = 1000` is the third power of ten: the last three digits are not stored.
     PowerOfTen(usize),
-}
-
-/// Returns the number of segments of an index. Called from generated code.
-#[doc(hidden)]
-pub const fn range_segments<F: RangeField>(by: By) -> usize {
-    <F::Value as RangeValue>::SCALE.depth(by)
-}
-
-/// Whether the type of a field fits the attribute `by`. Called from generated code.
-#[doc(hidden)]
-pub const fn has_range<F: RangeField>(by: By) -> bool {
-    <F::Value as RangeValue>::SCALE.has(by)
 }
 
 /// The most patterns of a lookup. Each is a request.

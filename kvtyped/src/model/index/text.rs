@@ -24,6 +24,12 @@ impl ValueText {
         self
     }
 
+    /// Appends an escaped segment. Called from generated code.
+    #[doc(hidden)]
+    pub fn escaped(&mut self, segment: &str) {
+        self.separator().literal(segment);
+    }
+
     /// Appends the levels of a value, one segment each.
     pub fn range<V: RangeValue>(&mut self, value: &V, by: By) -> &mut Self {
         let levels = value.levels();

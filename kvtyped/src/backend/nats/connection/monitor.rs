@@ -94,5 +94,13 @@ fn describe(client: &Client, target: Option<&(String, u16)>) -> ServerInfo {
     // A server that listens on all addresses announces none.
     let is_address = !matches!(&*info.host, "" | "0.0.0.0" | "::");
     let address = if is_address { info.host } else { host.clone() };
-    ServerInfo { name: info.server_name, version: info.version, host, port, address, cluster: info.cluster }
+    ServerInfo {
+        name: info.server_name,
+        version: info.version,
+        host,
+        port,
+        address,
+        cluster: info.cluster,
+        max_payload: info.max_payload,
+    }
 }

@@ -9,7 +9,7 @@ use futures::future::select_all;
 use tokio::time::Instant;
 
 use crate::backend::Deadline;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, without_index_value};
 
 /// The result of a request.
 pub(crate) enum Reply {
@@ -53,7 +53,9 @@ impl Reply {
     /// Converts a reply without a message to an error, for a caller that has no time for another attempt.
     pub(crate) fn into_error(self, deadline: Deadline) -> Error {
         match self {
-            Self::PermissionDenied(subject) => Error::new(ErrorKind::PermissionDenied { subject }),
+            Self::PermissionDenied(subject) => {
+                Error::new(ErrorKind::PermissionDenied { subject: without_index_value(subject) })
+            }
             Self::Closed => Error::new(ErrorKind::Closed),
             Self::NotSent(error) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
                 Error::new(ErrorKind::TooLarge { size: None, limit: None })

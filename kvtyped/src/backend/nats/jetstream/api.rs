@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::account;
 use super::error::ApiError;
 use super::features::{API_LEVEL_ATOMIC_BATCH, API_LEVEL_MESSAGE_TTL, ATOMIC_BATCH_VERSION, parse_version};
 use super::message::StoredMessage;
@@ -18,7 +19,7 @@ use super::stream_config::stream_name;
 use crate::backend::nats::connection::connection::{Connection, InFlight};
 use crate::backend::nats::connection::options::DEFAULT_PREFIX;
 use crate::backend::nats::connection::reply::{AwaitReply, Reply, first_reply};
-use crate::backend::{Backoff, Capabilities, Deadline};
+use crate::backend::{AccountUsage, Backoff, Capabilities, Deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::note_retry;
 
@@ -194,7 +195,7 @@ impl Api {
 
     /// Requests the capabilities of the servers behind this API.
     pub(crate) async fn capabilities(&self, deadline: Deadline) -> Result<Capabilities> {
-        let info = self.call("INFO", None, Idempotency::Idempotent, deadline).await?.map_err(ApiError::into_error)?;
+        let info = self.account_info(deadline).await?;
         let level = info["api"]["level"].as_u64().unwrap_or_default();
         let version = self.connection.client().server_info().version;
         // Behind another prefix, a server of another version may respond.
@@ -207,6 +208,15 @@ impl Api {
         // A precondition in an epoch names its subject.
         capabilities.write_epochs = level >= API_LEVEL_MESSAGE_TTL;
         Ok(capabilities)
+    }
+
+    /// Requests the usage and the limits of the account.
+    pub(crate) async fn account(&self, deadline: Deadline) -> Result<Vec<AccountUsage>> {
+        Ok(account::usage(&self.account_info(deadline).await?))
+    }
+
+    async fn account_info(&self, deadline: Deadline) -> Result<Value> {
+        self.call("INFO", None, Idempotency::Idempotent, deadline).await?.map_err(ApiError::into_error)
     }
 
     /// Requests the information of a bucket's stream. Returns `None` if the stream does not exist.

@@ -12,6 +12,7 @@
 //! | `stream_config` | the settings of a bucket as a stream configuration |
 //! | `fixed_settings` | the settings that every stream of a bucket has: comparison and repair |
 //! | `stream_info` | a stream configuration as the settings of a bucket, and its status |
+//! | `account` | the usage and the limits of an account |
 //! | `api` | JSON requests and replies, and the repetition of requests that are safe to repeat |
 //! | `stream_state` | the state of a stream according to its leader |
 //! | `direct_get` | the reply to a direct get |
@@ -29,6 +30,7 @@ pub(super) mod write_epochs;
 pub(super) mod stream_config;
 pub(super) mod fixed_settings;
 pub(super) mod stream_info;
+pub(super) mod account;
 pub(super) mod api;
 pub(super) mod stream_state;
 pub(super) mod direct_get;

@@ -34,7 +34,7 @@ use crate::backend::nats::context::StreamContext;
 use crate::backend::nats::jetstream::consumer::Consumer;
 use crate::backend::nats::jetstream::consumer_request::{ConsumerRequest, Start};
 use crate::backend::nats::jetstream::stream_state::StreamState;
-use crate::backend::{Deadline, Delivered, Read};
+use crate::backend::{Deadline, Delivered, KeySpace, Read};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -162,7 +162,7 @@ async fn remove_markers(context: &StreamContext, delivered: &Delivered) -> bool 
     }
     let keys = markers.iter().map(|subject| Key::new(subject.strip_prefix(&*context.prefix).unwrap_or(subject)));
     let Ok(keys) = keys.collect::<Result<Vec<_>, _>>() else { return false };
-    let Ok(entries) = get_many(context, &keys, Read::Leader, deadline).await else { return false };
+    let Ok(entries) = get_many(context, KeySpace::Records, &keys, Read::Leader, deadline).await else { return false };
     let removed = markers.iter().zip(entries).filter(|(_, entry)| entry.is_none());
     removed.map(|(subject, _)| delivered.remove_marker(subject)).count() > 0
 }

@@ -54,18 +54,19 @@ const REQUEST_OVERHEAD: usize = 256;
 /// Reads the newest entry of each key, including delete markers, in the order of the keys.
 pub(crate) async fn get_many(
     context: &StreamContext,
+    space: KeySpace,
     keys: &[Key],
     read: Read,
     deadline: Deadline,
 ) -> Result<Vec<Option<RawEntry>>> {
-    let mut batch = KeyBatch::new(keys);
+    let mut batch = KeyBatch::new(space, keys);
     let mut silent_epoch = None;
     if batch.keys.len() > SINGLE_GET_THRESHOLD {
         silent_epoch = request_chunks(context, &mut batch, read, deadline).await?;
     }
     let remaining = batch.missing_keys();
     let KeyBatch { keys, entries, .. } = &mut batch;
-    let left = remaining.into_iter().map(|at| get_single(context, keys[at], at, read, deadline));
+    let left = remaining.into_iter().map(|at| get_single(context, (space, keys[at]), at, read, deadline));
     let mut left = stream::iter(left).buffer_unordered(SINGLE_GET_CONCURRENCY);
     while let Some((at, entry)) = next_output(&mut left).await.transpose()? {
         entries[at] = Some(entry);
@@ -79,17 +80,18 @@ pub(crate) async fn get_many(
 
 async fn get_single(
     context: &StreamContext,
-    key: &Key,
+    (space, key): (KeySpace, &Key),
     at: usize,
     read: Read,
     deadline: Deadline,
 ) -> Result<(usize, Option<RawEntry>)> {
-    let entry = get(context, KeySpace::Records, key, ReadAt::Newest(read), deadline).await;
-    Ok((at, entry.map_err(|error| error.with_key(key.as_str()))?))
+    let entry = get(context, space, key, ReadAt::Newest(read), deadline).await;
+    Ok((at, entry.map_err(|error| space.name_key(error, key))?))
 }
 
 /// The distinct keys with their answers.
 struct KeyBatch<'a> {
+    space: KeySpace,
     keys: Vec<&'a Key>,
     numbers: HashMap<&'a str, usize>,
     entries: Vec<Option<Option<RawEntry>>>,
@@ -98,7 +100,7 @@ struct KeyBatch<'a> {
 }
 
 impl<'a> KeyBatch<'a> {
-    fn new(requests: &'a [Key]) -> Self {
+    fn new(space: KeySpace, requests: &'a [Key]) -> Self {
         let mut keys = Vec::with_capacity(requests.len());
         let mut numbers = HashMap::with_capacity(requests.len());
         let order = requests.iter().map(|key| {
@@ -109,7 +111,7 @@ impl<'a> KeyBatch<'a> {
         });
         let order = order.collect();
         let entries = keys.iter().map(|_| None).collect();
-        Self { keys, numbers, entries, order }
+        Self { space, keys, numbers, entries, order }
     }
 
     fn missing_keys(&self) -> Vec<usize> {
@@ -117,7 +119,7 @@ impl<'a> KeyBatch<'a> {
     }
 
     fn in_order(self) -> Vec<Option<RawEntry>> {
-        let Self { keys: _, numbers: _, mut entries, order } = self;
+        let Self { mut entries, order, .. } = self;
         let mut left = vec![0_usize; entries.len()];
         for at in &order {
             left[*at] += 1;
@@ -171,7 +173,10 @@ async fn request_chunks(
     deadline: Deadline,
 ) -> Result<Option<u64>> {
     let connection = context.api.connection();
-    if !context.allow_direct || connection.is_restricted() || context.multi_get.is_refused(connection.epoch()) {
+    // A mirror need not store the index entries of its origin.
+    let is_elsewhere = batch.space == KeySpace::Index && context.config.mirror.is_some();
+    let is_refused = connection.is_restricted() || context.multi_get.is_refused(connection.epoch());
+    if !context.allow_direct || is_refused || is_elsewhere {
         return Ok(None);
     }
     let min_revision = match read {
@@ -207,6 +212,8 @@ enum RunEnd {
 struct MultiGetRun<'a, 'k> {
     context: &'a StreamContext,
     batch: &'a mut KeyBatch<'k>,
+    /// The prefix of the subjects of the keys.
+    prefix: String,
     /// The revision that a server must have reached.
     min_revision: Revision,
     replies: ReplyStream,
@@ -224,10 +231,11 @@ impl<'a, 'k> MultiGetRun<'a, 'k> {
         replies: ReplyStream,
     ) -> Self {
         let max_size = context.api.connection().client().server_info().max_payload.saturating_sub(REQUEST_OVERHEAD);
+        let prefix = context.read_prefix(batch.space);
         let mut waiting = VecDeque::new();
         let (mut keys, mut bytes) = (Vec::new(), 0);
         for at in batch.missing_keys() {
-            let more = context.prefix.len() + batch.keys[at].as_str().len() + r#""","#.len();
+            let more = prefix.len() + batch.keys[at].as_str().len() + r#""","#.len();
             if keys.len() == CHUNK_SIZE || bytes + more > max_size {
                 waiting.push_back(Chunk::new(std::mem::take(&mut keys), 0));
                 bytes = 0;
@@ -237,7 +245,7 @@ impl<'a, 'k> MultiGetRun<'a, 'k> {
         }
         waiting.push_back(Chunk::new(keys, 0));
         let epoch = context.api.connection().epoch();
-        Self { context, batch, min_revision, replies, epoch, waiting, in_flight: HashMap::new(), requests: 0 }
+        Self { context, batch, prefix, min_revision, replies, epoch, waiting, in_flight: HashMap::new(), requests: 0 }
     }
 
     async fn run(&mut self, deadline: Deadline) -> Result<RunEnd> {
@@ -285,8 +293,8 @@ impl<'a, 'k> MultiGetRun<'a, 'k> {
         if chunk.keys.len() <= SINGLE_GET_THRESHOLD || chunk.tries == TRIES {
             return Ok(());
         }
-        let Self { context, batch, .. } = self;
-        let subjects: Vec<_> = chunk.keys.iter().map(|at| context.subject(batch.keys[*at])).collect();
+        let Self { batch, prefix, .. } = self;
+        let subjects: Vec<_> = chunk.keys.iter().map(|at| format!("{prefix}{}", batch.keys[*at])).collect();
         let body = json!({ "multi_last": subjects, "max_bytes": MAX_REPLY_SIZE });
         self.requests += 1;
         if self.replies.request(self.requests, Bytes::from(body.to_string()), deadline).await? {
@@ -301,7 +309,7 @@ impl<'a, 'k> MultiGetRun<'a, 'k> {
             let Some(pending) = reply.pending() else { return Ok(ChunkStatus::Unsupported) };
             chunk.has_gap |= chunk.pending.is_some_and(|before| before != pending + 1);
             chunk.pending = Some(pending);
-            let entry = reply.into_stored()?.entry(&self.context.prefix)?;
+            let entry = reply.into_stored()?.entry(&self.prefix)?;
             if let Some(at) = self.batch.numbers.get(entry.key.as_str()) {
                 chunk.found.push((*at, entry));
             }

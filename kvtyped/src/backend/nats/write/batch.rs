@@ -77,12 +77,12 @@ impl<'a> BatchMessages<'a> {
         messages.rotate_batch_id();
         let limit = context.max_message_size();
         for request in &messages.requests {
-            let key = request.write.key.as_str();
-            request.check().map_err(|error| error.with_key(key))?;
+            let named = |error| request.write.space.name_key(error, &request.write.key);
+            request.check().map_err(named)?;
             // The server would report a message that is too large only as an incomplete batch.
             if limit.is_some_and(|limit| request.size > limit) {
                 let size = Some(request.size);
-                return Err(Error::new(ErrorKind::TooLarge { size, limit }).with_key(key));
+                return Err(named(Error::new(ErrorKind::TooLarge { size, limit })));
             }
         }
         Ok(messages)

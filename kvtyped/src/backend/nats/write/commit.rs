@@ -71,9 +71,12 @@ async fn commit_messages(
 ) -> Result<Vec<Revision>> {
     if writes.len() < 2 {
         let Some(only) = writes.pop() else { return Ok(Vec::new()) };
-        let checked = only.precondition.as_ref().map_or_else(|| only.key.clone(), |condition| condition.key.clone());
+        let own = || (only.space, only.key.clone());
+        let checked = only.precondition.as_ref().map(|condition| (condition.space, condition.key.clone()));
+        let (space, key) = checked.unwrap_or_else(own);
         let written = publish(context, only, deadline).await;
-        let revision = written.map_err(|e| if e.is_conflict() { e.with_key(checked.as_str()) } else { e })?;
+        let revision =
+            written.map_err(|error| if error.is_conflict() { space.name_key(error, &key) } else { error })?;
         return Ok(vec![revision; count]);
     }
     context.check_batch_support(deadline).await?;
@@ -332,8 +335,9 @@ impl<'a> Commit<'a> {
         let reported = differing.iter().find(|(_, now)| *now == actual);
         let moved_on = beyond_all || reported.is_some_and(|(precondition, _)| precondition.revision < actual);
         let error = match reported.or(differing.first()) {
-            Some((Precondition { key, revision, .. }, now)) => {
-                Error::new(ErrorKind::Conflict { expected: *revision, actual: Some(*now) }).with_key(key.as_str())
+            Some((Precondition { space, key, revision }, now)) => {
+                let error = Error::new(ErrorKind::Conflict { expected: *revision, actual: Some(*now) });
+                space.name_key(error, key)
             }
             None => Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: Some(actual) }),
         };
