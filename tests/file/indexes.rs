@@ -38,7 +38,7 @@ async fn check(users: &Bucket<User>) {
     settle(users).await;
 }
 
-/// Waits until the entries are exactly those of the records. Erasures continue after a verb has returned.
+/// Waits until no entry is stale. Erasures continue after a verb has returned.
 async fn settle(users: &Bucket<User>) {
     let settled = async {
         loop {
