@@ -214,13 +214,14 @@ impl RawBucket for ReopeningBucket {
 
     fn read_many<'a>(
         &'a self,
+        space: KeySpace,
         keys: &'a [Key],
         read: Read,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<Option<RawEntry>>>> {
         Box::pin(async move {
             let (_open, bucket) = self.reopened(deadline).await?;
-            bucket.read_many(keys, read, deadline).await
+            bucket.read_many(space, keys, read, deadline).await
         })
     }
 
