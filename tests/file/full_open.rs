@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use kvtyped::backend::file::SyncMode;
 use kvtyped::backend::{Backend, RawEntry};
-use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Outcome};
 
 use super::folder::{Folder, bucket, create, entries, put};
@@ -102,7 +101,7 @@ async fn closed_store_without_a_lock_file_opens_on_a_full_disk() {
     assert_eq!(entries(&full).await, expected);
     assert_eq!(put(&full, "k1", "w").await.unwrap_err().outcome(), Outcome::NotApplied);
     // An idle store completes its open as soon as it can, and a write does it at once.
-    disk.make_room();
+    disk.grow(16);
     put(&full, "k1", "w").await.expect("there is room");
     backend.close().await.unwrap();
 }

@@ -4,7 +4,6 @@ use std::fs;
 
 use kvtyped::ErrorKind;
 use kvtyped::backend::{Batch, Write, WriteKind};
-use kvtyped::prelude::*;
 
 use super::folder::{Folder, bucket, create, deadline, entries, key};
 
