@@ -44,6 +44,8 @@ pub(crate) enum Figure {
     FileKillsWrites,
     PowerLosses,
     PowerLossesWrites,
+    RecoveryLosses,
+    Recoveries,
     UnsyncedLosses,
     UnsyncedLossesLost,
     FileTakeovers,
@@ -206,6 +208,11 @@ impl Figures {
                     count(PowerLosses),
                     count(PowerLossesWrites)
                 ),
+            ),
+            (
+                RecoveryLosses,
+                "`file:`: a loss of power during a recovery loses no acknowledged write (P46)",
+                format!("{} losses of power in {} recoveries, none lost", count(RecoveryLosses), count(Recoveries)),
             ),
             (
                 UnsyncedLosses,

@@ -13,6 +13,8 @@ mod file {
     pub(crate) mod folder;
     pub(crate) mod large;
     pub(crate) mod power;
+    pub(crate) mod recovery;
+    pub(crate) mod small_disk;
     pub(crate) mod trace;
     pub(crate) mod writer;
 }

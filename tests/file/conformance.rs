@@ -45,3 +45,33 @@ mod without_sync {
 
     kvtyped::conformance_tests!(subject().await);
 }
+
+/// With a reopen before each read.
+mod with_reopens {
+    use std::sync::Arc;
+
+    use crate::file::folder::{Folder, create, entries, put};
+    use crate::file::reopening::Reopening;
+    use kvtyped::backend::Backend;
+    use kvtyped::conformance::BackendUnderTest;
+
+    async fn subject() -> BackendUnderTest {
+        BackendUnderTest::new(Arc::new(Reopening::new(Folder::new("reopens")).await))
+    }
+
+    kvtyped::conformance_tests!(subject().await);
+
+    /// The control of the wrapper: reads reopen the file, and a stream keeps it open.
+    #[tokio::test]
+    async fn each_read_reopens_the_file() {
+        let reopening = Reopening::new(Folder::new("reopens")).await;
+        let backend: Arc<dyn Backend> = Arc::new(reopening.clone());
+        let bucket = create(&backend, |_| {}).await;
+        for round in 1..5 {
+            put(&bucket, &format!("k{round}"), "v").await.unwrap();
+            assert_eq!(entries(&bucket).await.len() as u64, round);
+            assert_eq!(reopening.reopens(), round);
+        }
+        backend.close().await.unwrap();
+    }
+}

@@ -136,7 +136,7 @@ async fn failed_sync_fails_the_store_and_loses_nothing() {
             let folder = Folder::new("failing");
             let inject = format!("inject={call}:error=EIO:when={at}");
             let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", &inject];
-            let job = Job { workers: 3, rounds: 15, sync: true };
+            let job = Job { workers: 3, rounds: 15, sync: true, journal: 0 };
             let command = command(&wrapper, &folder.file(), job);
             let writer = tokio::task::spawn_blocking(move || Writer::start(command).finish());
             let printed = writer.await.unwrap();

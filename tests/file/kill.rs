@@ -8,7 +8,7 @@ async fn kills(rounds: u32) {
     let folder = Folder::new("kill");
     let mut acknowledged = 0;
     for round in 0..rounds {
-        let job = Job { workers: 4, rounds: 0, sync: round % 4 != 3 };
+        let job = Job { workers: 4, rounds: 0, sync: round % 4 != 3, journal: 0 };
         let mut writer = Writer::start(command(&[], &folder.file(), job));
         // Some rounds end during the open.
         let lines = [0, 1, 50, 300, 1_500][rand_index(round)];

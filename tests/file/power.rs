@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use kvtyped::backend::Backend;
 
-use super::child::said;
 use super::folder::{Folder, Random};
 use super::trace::{Call, Disk, arguments, is_available, parse};
 use super::writer::{Job, Printed, Writer, check, command};
 
 /// Records a writer.
 pub(crate) async fn record(sync: bool) -> Vec<Call> {
-    let folder = Folder::new("power");
-    let trace = folder.path("trace.txt");
-    let job = Job { workers: 3, rounds: 25, sync };
+    record_on(&Folder::new("power"), Job { workers: 3, rounds: 25, sync, journal: 0 }).await
+}
+
+/// Records a writer on the store of a folder.
+pub(crate) async fn record_on(folder: &Folder, job: Job) -> Vec<Call> {
+    let traces = Folder::new("trace");
+    let trace = traces.path("trace.txt");
     let command = command(&arguments(trace.to_str().unwrap()), &folder.file(), job);
     let writer = tokio::task::spawn_blocking(move || Writer::start(command).finish());
     let printed = writer.await.unwrap();
@@ -24,17 +27,26 @@ pub(crate) async fn record(sync: bool) -> Vec<Call> {
 
 /// Loses power at this number of places. Counts the stores that do not open or lack an acknowledged write.
 pub(crate) async fn losses(calls: &[Call], crashes: usize) -> (usize, String) {
-    let mut random = Random(7);
+    losses_after(Disk::default(), Printed::default(), calls, crashes, 7).await
+}
+
+/// Loses power at this number of places of a process that began with this disk, after other processes printed something.
+pub(crate) async fn losses_after(
+    mut disk: Disk,
+    mut printed: Printed,
+    calls: &[Call],
+    crashes: usize,
+    seed: u64,
+) -> (usize, String) {
+    let mut random = Random(seed);
     let (mut wrong, mut first) = (0, String::new());
     let mut places: Vec<_> = (0..crashes).map(|_| 1 + random.below(calls.len() - 1)).collect();
     places.sort_unstable();
-    let (mut disk, mut printed, mut done) = (Disk::default(), Printed::default(), 0);
+    let mut done = 0;
     for (crash, place) in places.into_iter().enumerate() {
         for call in &calls[done..place] {
             disk.apply(call);
-            if let Call::Print(text) = call {
-                text.split_inclusive('\n').filter_map(said).for_each(|line| printed.add(line));
-            }
+            printed.add_call(call);
         }
         done = place;
         let folder = Folder::new("lost");

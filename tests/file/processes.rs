@@ -7,7 +7,7 @@ use super::folder::{Folder, bucket, entries};
 use super::writer::{Job, Writer, check, command};
 
 async fn started(folder: &Folder) -> Writer {
-    let job = Job { workers: 1, rounds: 0, sync: true };
+    let job = Job { workers: 1, rounds: 0, sync: true, journal: 0 };
     let command = command(&[], &folder.file(), job);
     let started = tokio::task::spawn_blocking(move || {
         let mut writer = Writer::start(command);

@@ -175,6 +175,16 @@ enum Change {
 }
 
 impl Disk {
+    /// Returns the synced files of a folder.
+    pub(crate) fn of(folder: &Path) -> Self {
+        let files = fs::read_dir(folder).expect("the folder is there").map(|file| {
+            let file = file.expect("the file is there");
+            let synced = fs::read(file.path()).expect("the file is read");
+            (file.file_name().to_string_lossy().into_owned(), File { synced, ..File::default() })
+        });
+        Self { files: files.collect() }
+    }
+
     pub(crate) fn apply(&mut self, call: &Call) {
         match call {
             Call::Create { file } => {
@@ -183,20 +193,20 @@ impl Disk {
                     *file = File::default();
                 }
             }
-            Call::Write { file, at, bytes } => self.of(file).unsynced.push(Change::Write(*at, bytes.clone())),
-            Call::Truncate { file, length } => self.of(file).unsynced.push(Change::Truncate(*length)),
+            Call::Write { file, at, bytes } => self.file(file).unsynced.push(Change::Write(*at, bytes.clone())),
+            Call::Truncate { file, length } => self.file(file).unsynced.push(Change::Truncate(*length)),
             Call::Sync { file } => {
-                let file = self.of(file);
+                let file = self.file(file);
                 for change in std::mem::take(&mut file.unsynced) {
                     change.apply(&mut file.synced);
                 }
             }
-            Call::Remove { file } => self.of(file).is_removed = true,
+            Call::Remove { file } => self.file(file).is_removed = true,
             Call::Print(_) => {}
         }
     }
 
-    fn of(&mut self, name: &str) -> &mut File {
+    fn file(&mut self, name: &str) -> &mut File {
         self.files.entry(name.to_owned()).or_default()
     }
 

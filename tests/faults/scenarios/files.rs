@@ -11,8 +11,9 @@ use kvtyped::{ErrorKind, Outcome, Revision};
 use super::{Effort, SECOND};
 use crate::figures::Figure;
 use crate::file::folder::{Folder, bucket, create, deadline, entries, key, put};
+use crate::file::small_disk::SmallDisk;
 use crate::file::writer::{Job, Printed, Writer, check, command};
-use crate::file::{large, power, trace};
+use crate::file::{large, power, recovery, trace};
 use crate::report::Row;
 
 /// Starts a writer, and returns it after it has printed this number of lines.
@@ -50,7 +51,7 @@ async fn compare(row: &mut Row, folder: &Folder, printed: &Printed, fault: &str)
 pub(crate) async fn killed(name: &'static str, effort: Effort) -> Row {
     let (began, folder, mut row) = (Instant::now(), Folder::new(name), Row::new(name));
     for round in 0..effort.of(5, 200) {
-        let job = Job { workers: 4, rounds: 0, sync: round % 4 != 3 };
+        let job = Job { workers: 4, rounds: 0, sync: round % 4 != 3, journal: 0 };
         // Some rounds end during the open.
         let lines = [300, 0, 1_500, 1, 50][round % 5];
         let writer = started(&folder.file(), job, lines).await;
@@ -84,6 +85,24 @@ pub(crate) async fn power_lost(name: &'static str, effort: Effort) -> Row {
     row
 }
 
+/// Loses power during recoveries: of a killed store, and of stores that lost power before.
+pub(crate) async fn power_lost_again(name: &'static str, effort: Effort) -> Row {
+    let (began, mut row) = (Instant::now(), Row::new(name));
+    if !trace::is_available() {
+        return row;
+    }
+    let recoveries = effort.of(2, 10);
+    let (losses, wrong, first) = recovery::losses_in_recoveries(recoveries, effort.of(10, 40)).await;
+    row.faults = losses;
+    if wrong > 0 {
+        row.violations.push(format!("{wrong} of {losses} losses of power: {first}"));
+    }
+    row.figures.add(Figure::RecoveryLosses, losses);
+    row.figures.add(Figure::Recoveries, recoveries);
+    row.took = began.elapsed();
+    row
+}
+
 /// The control: without the syncs, the same check finds lost writes.
 pub(crate) async fn power_lost_unsynced(name: &'static str, effort: Effort) -> Row {
     let (began, mut row) = (Instant::now(), Row::new(name));
@@ -106,7 +125,7 @@ pub(crate) async fn power_lost_unsynced(name: &'static str, effort: Effort) -> R
 pub(crate) async fn taken_over(name: &'static str, effort: Effort) -> Row {
     let (began, folder, mut row) = (Instant::now(), Folder::new(name), Row::new(name));
     for round in 0..effort.of(4, 40) {
-        let writer = started(&folder.file(), Job { workers: 2, rounds: 0, sync: true }, 100).await;
+        let writer = started(&folder.file(), Job { workers: 2, rounds: 0, sync: true, journal: 0 }, 100).await;
         let refused = folder.store().timeout(SECOND).await;
         match refused.as_ref().map_err(kvtyped::Error::kind) {
             Err(ErrorKind::InUse { process, .. }) if process.contains(&writer.id().to_string()) => {}
@@ -135,37 +154,6 @@ pub(crate) async fn taken_over(name: &'static str, effort: Effort) -> Row {
     row.figures.add(Figure::FileTakeovers, row.faults);
     row.took = began.elapsed();
     row
-}
-
-/// A small file system in memory.
-struct SmallDisk(Folder);
-
-impl SmallDisk {
-    /// Mounts a file system of this size. Returns `None` if this process may not.
-    fn new(name: &str, megabytes: u32) -> Option<Self> {
-        let disk = Self(Folder::new(name));
-        let is_mounted = disk.mount(&format!("size={megabytes}m"));
-        if !is_mounted {
-            println!("NOT DONE: {name}: no file system can be mounted here");
-        }
-        is_mounted.then_some(disk)
-    }
-
-    /// Makes the file system larger.
-    fn grow(&self, megabytes: u32) {
-        assert!(self.mount(&format!("remount,size={megabytes}m")), "the file system grows");
-    }
-
-    fn mount(&self, options: &str) -> bool {
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path("")).output();
-        mount.is_ok_and(|output| output.status.success())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path("")).status();
-    }
 }
 
 /// Fills the disk, erases records, and makes the disk larger, with a reopen in each round.
@@ -263,7 +251,7 @@ pub(crate) async fn calls_failing(name: &'static str, effort: Effort) -> Row {
             let folder = Folder::new(name);
             let inject = format!("inject={call}:error={error}:when={at}");
             let wrapper = ["strace", "-f", "-o", "/dev/null", "-e", &inject];
-            let job = Job { workers: 3, rounds: 15, sync: true };
+            let job = Job { workers: 3, rounds: 15, sync: true, journal: 0 };
             let printed = finished(command(&wrapper, &folder.file(), job)).await;
             row.faults += 1;
             ended += usize::from(!printed.errors.is_empty());

@@ -131,6 +131,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!("holders-killed", "kill -9 of processes that hold locks, and of the leader", false, crashed::holders),
     scenario!("file-killed", "kill -9 of a process that writes to a file", true, files::killed),
     scenario!("file-power-lost", "losses of power at calls of a recorded writer to a file", true, files::power_lost),
+    scenario!("file-power-lost-again", "losses of power during recoveries of a file", true, files::power_lost_again),
     scenario!(
         "file-power-control",
         "the control: without syncs, losses of power lose writes",

@@ -24,7 +24,7 @@ pub(super) fn sqlite(paths: &Paths, error: rusqlite::Error) -> Error {
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 return damaged(paths, format!("SQLite cannot read it ({failure})")).caused_by(error);
             }
-            ErrorCode::DiskFull => return no_space(paths).caused_by(error),
+            ErrorCode::DiskFull => return Error::unavailable(no_space_reason(paths, None)).caused_by(error),
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
                 let (file, process) = (paths.name(), "another program that uses SQLite".to_owned());
                 return Error::new(ErrorKind::InUse { file, process }).caused_by(error);
@@ -37,13 +37,13 @@ pub(super) fn sqlite(paths: &Paths, error: rusqlite::Error) -> Error {
     Error::unavailable(format!("`{}` cannot be used: {detail}", paths.name())).caused_by(error)
 }
 
-/// Returns the error of a full disk.
-pub(super) fn no_space(paths: &Paths) -> Error {
-    Error::unavailable(no_space_reason(paths))
-}
-
-pub(super) fn no_space_reason(paths: &Paths) -> String {
-    format!("no space left for `{}`; free some space", paths.name())
+/// Returns the reason of a write on a full disk. `waiting` is the size of a WAL that must be moved first.
+pub(super) fn no_space_reason(paths: &Paths, waiting: Option<u64>) -> String {
+    let name = paths.name();
+    match waiting.map(|bytes| bytes.div_ceil(1024)) {
+        Some(size) => format!("no space left for `{name}`; free {size} KiB for its write-ahead log"),
+        None => format!("no space left for `{name}`; free some space"),
+    }
 }
 
 /// Whether the disk is full, and SQLite rolled back.

@@ -1,7 +1,7 @@
-//! Whether the files of an open store still have their names.
+//! The files of an open store: their names, and a sync that needs no space.
 
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::paths::Paths;
@@ -36,4 +36,27 @@ fn is_at(file: &Metadata, path: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_at(_: &Metadata, path: &Path) -> bool {
     path.exists()
+}
+
+/// Returns the length of a file, or zero if it does not exist.
+pub(super) fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Writes the content of a file again in its place, and syncs the file. Needs no space on most file systems.
+///
+/// A sync alone is not enough: after a sync that failed in an earlier process, the system may regard data as written
+/// that is in its cache only.
+pub(super) fn rewrite(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let at = file.stream_position()?;
+        let length = file.read(&mut bytes)?;
+        if length == 0 {
+            return file.sync_all();
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(bytes.get(..length).unwrap_or_default())?;
+    }
 }

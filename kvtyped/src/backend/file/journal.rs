@@ -12,22 +12,18 @@ use super::buckets::BucketRows;
 use super::checkpoint;
 use super::control::Control;
 use super::errors::{is_busy, is_full, no_space_reason};
-use super::files::OpenFiles;
+use super::files::{self, OpenFiles};
 use super::load::Loaded;
 use super::lock::{LockFile, Mark};
+use super::opening::Opening;
 use super::options::{FileOptions, Limits, SyncMode};
 use super::paths::Paths;
-use super::row::{Insertion, nanos};
+use super::row::{INSERT, Insertion, nanos};
 use super::schema::{self, Clean, Meta, transaction};
 use super::stored_config::Unknown;
 use crate::backend::local::shared::LocalShared;
 use crate::backend::local::writer::{LogWriter, Task};
 use crate::backend::state::effect::Record;
-
-/// Inserts a row into the journal. A duplicate number is an error.
-pub(super) const INSERT: &str =
-    "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// The size of one transaction.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
@@ -36,6 +32,8 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 const WAL_PAGES: usize = 1_000;
 /// The size of a page in bytes.
 const PAGE: usize = 4_096;
+/// The size of the first transaction of an open, in the WAL.
+const OPENING_BYTES: u64 = 64 * 1024;
 /// The thread tidies up after this time without a write.
 const IDLE: Duration = Duration::from_millis(500);
 /// The pause after an attempt to tidy up that failed.
@@ -54,6 +52,8 @@ pub(super) struct Journal {
     log: LogWriter,
     sync: SyncMode,
     limits: Limits,
+    /// The first transaction of the open, if the disk was full.
+    opening: Option<Opening>,
     meta: Meta,
     rows: BucketRows,
     unknown: Unknown,
@@ -94,6 +94,7 @@ impl Journal {
             log,
             sync: options.sync,
             limits: options.limits.clone(),
+            opening: None,
             meta,
             rows,
             unknown,
@@ -106,6 +107,12 @@ impl Journal {
             paused_until: None,
             failed: None,
         }
+    }
+
+    /// Sets the first transaction of the open, if it is still to write.
+    pub(super) fn complete_open_later(mut self, opening: Option<Opening>) -> Self {
+        self.opening = opening;
+        self
     }
 
     /// Returns the part of the store that handles share.
@@ -177,7 +184,8 @@ impl Journal {
                 self.sync_if_due();
             }
             Err(error) if is_full(&error) => {
-                self.log.refused(group, &no_space_reason(&self.paths));
+                let waiting = self.opening.as_ref().map(|_| files::length(&self.paths.wal) + OPENING_BYTES);
+                self.log.refused(group, &no_space_reason(&self.paths, waiting));
                 self.make_room();
             }
             Err(error) => {
@@ -188,7 +196,18 @@ impl Journal {
         }
     }
 
-    fn insert(&self, group: &[Record]) -> rusqlite::Result<()> {
+    /// Writes the first transaction of the open, if it is still to write.
+    fn complete_open(&mut self) -> rusqlite::Result<()> {
+        if let Some(opening) = &self.opening {
+            opening.write(&self.db)?;
+            self.opening = None;
+            schema::set_sync(&self.db, self.sync == SyncMode::Always)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, group: &[Record]) -> rusqlite::Result<()> {
+        self.complete_open()?;
         transaction(&self.db, || {
             let mut statement = self.db.prepare_cached(INSERT)?;
             let mut insertion = Insertion { db: &self.db, statement: &mut statement, unknown: &self.unknown };
@@ -235,6 +254,9 @@ impl Journal {
     /// Tries to make room on a full disk. The WAL may hold pages that are written twice, and starts again from its
     /// beginning after it is moved. The journal may hold many entries that are removed already.
     fn make_room(&mut self) {
+        if self.opening.is_some() {
+            return;
+        }
         self.checkpoint_wal();
         if self.failed.is_none() && self.meta.applied < self.last {
             self.checkpoint();
@@ -261,6 +283,9 @@ impl Journal {
     /// Moves rows of a long journal, and the WAL if it is long. `rows` is the number of rows of the last group: twice as
     /// many are moved, so that a long journal becomes shorter.
     fn tidy_under_load(&mut self, rows: usize) {
+        if self.opening.is_some() {
+            return;
+        }
         let quarter = usize::try_from(self.log.stored_bytes() / 4).unwrap_or(usize::MAX);
         let least = self.limits.journal_bytes.min(1024 * 1024);
         let longest = quarter.max(least).min(self.limits.journal_bytes);
@@ -288,7 +313,11 @@ impl Journal {
             return;
         }
         self.paused_until = None;
-        if self.journal_bytes > 0 {
+        if self.opening.is_some() {
+            if let Err(error) = self.complete_open() {
+                self.failed_tidying(&error);
+            }
+        } else if self.journal_bytes > 0 {
             self.checkpoint();
         } else if let Some(after) = self.sweep {
             self.sweep_orphans(after);
@@ -385,6 +414,10 @@ impl Journal {
 
     /// Moves everything into the tables of the state, and closes the file.
     fn finish(&mut self) -> Result<(), String> {
+        if let Err(error) = self.complete_open() {
+            // Nothing was written since the open, so the next open does the same.
+            return if is_full(&error) { Ok(()) } else { Err(self.not_tidied(&error)) };
+        }
         while self.meta.applied < self.last && self.failed.is_none() {
             let before = self.meta.applied;
             self.checkpoint();
@@ -424,8 +457,12 @@ impl Journal {
                 let _ = schema::truncate_wal(&self.db);
                 Ok(())
             }
-            Err(error) => Err(format!("`{}` cannot be tidied up: {error}", self.paths.name())),
+            Err(error) => Err(self.not_tidied(&error)),
         }
+    }
+
+    fn not_tidied(&self, error: &rusqlite::Error) -> String {
+        format!("`{}` cannot be tidied up: {error}", self.paths.name())
     }
 }
 

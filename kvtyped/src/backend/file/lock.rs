@@ -49,8 +49,11 @@ impl LockFile {
         }
         let mark = read(&mut file).ok().and_then(|bytes| Mark::parse(&bytes));
         let mut lock = Self { file, mark };
-        lock.write_holder().map_err(LockError::Io)?;
-        Ok(lock)
+        match lock.write_holder() {
+            // Without the text, the lock is held, too. A store on a full disk is readable.
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(LockError::Io(error)),
+            _ => Ok(lock),
+        }
     }
 
     /// Returns the mark that the file had when it was locked.

@@ -11,7 +11,7 @@
 // |---|---|
 // | `crc` | checksums |
 // | `paths`, `errors` | the files of a store; errors of SQLite |
-// | `files` | whether the open files have their names |
+// | `files` | the names of the open files, and a sync that needs no space |
 // | `lock` | the lock file, and the mark of the last durable effect |
 // | `stored_config` | configurations of buckets as JSON |
 // | `schema` | tables, settings of SQLite, the row of the store |
@@ -20,6 +20,7 @@
 // | `load` | from a file to the state |
 // | `checkpoint` | moves rows of the journal into the tables of the state |
 // | `options`, `url` | how a store is opened |
+// | `opening` | the first transaction of an open |
 // | `control` | requests to the thread |
 // | `backup` | copies an open store |
 // | `journal` | the thread: groups, checkpoints, requests |
@@ -39,6 +40,7 @@ mod load;
 mod checkpoint;
 mod options;
 mod url;
+mod opening;
 mod control;
 mod backup;
 mod journal;

@@ -7,25 +7,20 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::errors::{damaged, io, sqlite};
-use super::files::OpenFiles;
+use super::errors::{damaged, io, is_full, sqlite};
+use super::files::{self, OpenFiles};
 use super::journal::Journal;
 use super::load::{Loaded, Progress, load};
 use super::lock::{LockError, LockFile, Mark};
+use super::opening::Opening;
 use super::options::{FileOptions, SyncMode};
 use super::paths::{self, Paths};
-use super::row::{REVISION_SKIPPED, Row, nanos, signed};
 use super::schema::{self, Clean, Content, INDEX_FORMAT, Meta};
 use crate::backend::local::clock::Clock;
 use crate::backend::local::writer::LogWriter;
 use crate::backend::state::log::Log;
 use crate::backend::state::machine::StateMachine;
-use crate::config::Storage;
 use crate::error::{Error, ErrorKind, Result};
-use crate::revision::Revision;
-
-/// The number of revisions that an open skips if it cannot know which revisions were assigned.
-const SKIPPED: u64 = 1 << 32;
 
 /// Locks and opens a file. Writes nothing to an existing file before it passed all checks.
 pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) -> Result<Journal> {
@@ -42,21 +37,32 @@ pub(super) fn open(options: &FileOptions, paths: &Paths, progress: &Progress) ->
     let loaded = load(&db, paths, progress)?;
     check_mark(paths, lock.mark(), &loaded)?;
 
-    // All checks passed. A sync that failed in an earlier process cannot leave data in the page cache only.
+    // All checks passed.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(read)?;
     schema::use_wal(&db).map_err(read)?;
     if let Some(pages) = options.limits.max_pages {
         db.pragma_update(None, "max_page_count", pages).map_err(read)?;
     }
-    schema::truncate_wal(&db).map_err(read)?;
     let mut loaded = loaded;
     let wall = options.limits.now.unwrap_or_else(SystemTime::now);
     let clock = Clock::since_1970(wall, loaded.time);
-    begin(&db, &mut loaded, options.sync, clock.now()).map_err(read)?;
-    lock.write_mark(Mark { store: loaded.meta.store, seq: loaded.last }).map_err(|error| io(paths, error))?;
+    let opening = Opening::begin(&mut loaded, options.sync, clock.now());
+    let opening = match opening.write(&db) {
+        Ok(()) => {
+            // An old mark is not wrong, and on a full disk it may be the only one.
+            let _ = lock.write_mark(Mark { store: loaded.meta.store, seq: loaded.last });
+            None
+        }
+        // Reads need no space. The first write that finds room completes the open.
+        Err(error) if is_full(&error) => {
+            files::rewrite(&paths.wal).map_err(|error| io(paths, error))?;
+            Some(opening)
+        }
+        Err(error) => return Err(read(error)),
+    };
     schema::set_sync(&db, options.sync == SyncMode::Always).map_err(read)?;
     let files = OpenFiles::new(paths).map_err(|error| io(paths, error))?;
-    Ok(journal(options, paths, files, db, lock, loaded, clock))
+    Ok(journal(options, paths, files, db, lock, loaded, clock).complete_open_later(opening))
 }
 
 /// Builds the state and its journal.
@@ -153,38 +159,4 @@ fn check_mark(paths: &Paths, mark: Option<Mark>, loaded: &Loaded) -> Result<()> 
 
 fn new_meta() -> Meta {
     Meta { store: rand::random(), applied: 0, time: 0, opens: 0, clean: Clean::Closed, buckets: 0, digest: 0 }
-}
-
-/// Records the open in one durable transaction.
-fn begin(db: &Connection, loaded: &mut Loaded, sync: SyncMode, now: Duration) -> rusqlite::Result<()> {
-    let was = loaded.meta.clean;
-    let mut meta = loaded.meta;
-    meta.opens += 1;
-    meta.time = nanos(now);
-    meta.clean = if sync == SyncMode::Always { Clean::Open } else { Clean::Unsynced };
-    let mut last = loaded.last;
-    let mut skipped = Vec::new();
-    schema::transaction(db, || {
-        let mut statement = db.prepare_cached(super::journal::INSERT)?;
-        for (id, bucket) in &loaded.states {
-            // The revisions that the bucket assigned are not stored, or another copy of the store assigns them.
-            let is_unknown =
-                bucket.config.storage == Some(Storage::Memory) || matches!(was, Clean::Copy | Clean::Unsynced);
-            if is_unknown {
-                let to = Revision::new(bucket.last_revision.get() + SKIPPED);
-                last += 1;
-                let row = Row { seq: last, effect: REVISION_SKIPPED, bucket: signed(*id), ..Row::default() };
-                Row { revision: Some(signed(to.get())), created: nanos(now), ..row }.insert(&mut statement)?;
-                skipped.push((*id, to));
-            }
-        }
-        meta.write(db)
-    })?;
-    for (id, to) in skipped {
-        if let Some(bucket) = loaded.states.get_mut(&id) {
-            bucket.skip_to(to);
-        }
-    }
-    (loaded.meta, loaded.last, loaded.time) = (meta, last, now);
-    Ok(())
 }

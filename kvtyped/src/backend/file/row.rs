@@ -31,6 +31,11 @@ pub(super) const REVISION_SKIPPED: i64 = 6;
 pub(super) const COLUMNS: &str =
     "seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value";
 
+/// Inserts a row into the journal. A duplicate number is an error.
+pub(super) const INSERT: &str =
+    "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
 /// A TTL that never ends, in the column `ttl`.
 const NEVER: i64 = -1;
 

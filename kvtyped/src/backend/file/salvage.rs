@@ -8,12 +8,11 @@ use rusqlite::Connection;
 
 use super::buckets;
 use super::errors::{io, sqlite};
-use super::journal::INSERT;
 use super::lock::{LockError, LockFile, Mark};
 use super::open;
 use super::options::FileOptions;
 use super::paths::{self, Paths, with_suffix};
-use super::row::{self, COLUMNS, Insertion, Row};
+use super::row::{self, COLUMNS, INSERT, Insertion, Row};
 use super::schema::{self, Clean, Meta};
 use super::stored_config::Unknown;
 use crate::backend::state::effect::{Effect, Record};
