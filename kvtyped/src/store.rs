@@ -340,8 +340,8 @@ impl Store {
 
     /// Measures a round trip to the server. Needs no permission for JetStream.
     ///
-    /// The message goes to an inbox of this connection. A user who may not publish there gets an answer too: the
-    /// denial. Over a client of the application, such a user gets a `Timeout`.
+    /// The message goes to an inbox of this connection. A user who may not publish there also gets a result,
+    /// because the server answers with the denial. With [`from_client`](Self::from_client), such a user gets a `Timeout`.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

@@ -9,10 +9,10 @@ use crate::commands;
 use crate::out::{ColorChoice, Format};
 use crate::time::parse_duration;
 
-/// See and mend the records of NATS JetStream KV buckets and of files.
+/// Inspect and repair the records of NATS JetStream KV buckets and of files.
 ///
 /// Exit codes: 0 success, 1 the answer is no, 2 wrong usage, 3 not found, 4 conflict, 5 not allowed, 6 unavailable or
-/// timeout and not applied (a retry is safe), 7 outcome unknown (look before a retry), 8 unsupported by the server,
+/// timeout and not applied (a retry is safe), 7 outcome unknown (read the record first), 8 unsupported by the server,
 /// 9 undecodable or invalid data, 10 refused for safety, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "kvtyped", version, propagate_version = true, arg_required_else_help = true)]

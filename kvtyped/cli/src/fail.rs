@@ -231,7 +231,9 @@ fn code_of(error: &Error) -> Code {
 /// Returns the remedy with this tool. The messages of the library name its functions.
 fn hint_of(error: &Error) -> Option<&'static str> {
     match (error.outcome(), error.kind()) {
-        (Outcome::Unknown, _) => Some("the write may have been applied; look with `kvtyped get` before you repeat it"),
+        (Outcome::Unknown, _) => {
+            Some("the write may have been applied; read the record with `kvtyped get` before you repeat it")
+        }
         (_, ErrorKind::BucketNotFound) => Some("list the buckets with `kvtyped buckets`"),
         (_, ErrorKind::NotFound) => Some("list the keys with `kvtyped ls BUCKET`"),
         (_, ErrorKind::Conflict { .. }) => Some("read the record again with `kvtyped get`"),

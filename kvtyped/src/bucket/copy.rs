@@ -25,8 +25,8 @@ const OPERATION: &str = "copy_bucket";
 /// Copies the records of a bucket to a bucket of the same name in another store, on any backend.
 ///
 /// The copy has the bytes, the [headers](crate::Entry::headers), the remaining TTL and the order of the records. Their
-/// revisions differ. History, delete markers, and entries of indexes are not copied. Build the indexes of the copy
-/// again: its cards list none.
+/// revisions differ. History, delete markers, and entries of indexes are not copied. The copied cards list no
+/// indexes, so build the indexes of the copy again.
 ///
 /// A target that does not exist is created with the settings and the model cards of the source. The settings for
 /// mirrors, sources, republish, placement and write epochs are not copied, nor are limit markers and atomic batches

@@ -392,7 +392,7 @@ fn check_markers<T: KvModel>(config: &BucketConfig) -> Result<()> {
         .find_map(|(setting, stay)| Some((setting, stay.filter(|stay| *stay < least)?)));
     match too_short {
         Some((setting, stay)) if !T::__INDEXES.is_empty() => Err(Error::invalid_config(format!(
-            "`{setting}` is {stay:?}, so delete markers live too short for a model with indexes; set it to at least              {least:?}"
+            "`{setting}` is {stay:?}, so delete markers expire too early for a model with indexes; set it to at least {least:?}"
         ))),
         _ => Ok(()),
     }

@@ -8,8 +8,8 @@ use crate::backend::RecordHeaders;
 use crate::model::RawRecord;
 
 impl Bucket<RawRecord> {
-    /// Writes many records, each with its own headers and TTL: an import. Otherwise as
-    /// [`put_many`](Self::put_many).
+    /// Writes many records, each with its own headers and TTL. Use it for imports. In all other
+    /// respects, it works like [`put_many`](Self::put_many).
     ///
     /// ```
     /// # use kvtyped::prelude::*;

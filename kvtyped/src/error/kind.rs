@@ -89,7 +89,7 @@ pub enum ErrorKind {
         current: Option<u64>,
     },
     /// An index is not built yet, so a lookup would miss records. The bucket had records before the model had the index, or
-    /// the definition of the index changed.
+    /// no follower has read the whole bucket for an eventual index.
     IndexBuilding {
         /// The name of the index.
         index: String,
@@ -305,7 +305,7 @@ impl ErrorKind {
                 write!(f, "the write epoch moved: sent {}, the bucket has {}; open the bucket again", shown(sent), shown(current))
             }
             Self::IndexBuilding { index } => {
-                write!(f, "the index `{index}` is not built, so a lookup would miss records; build it, and look up again")
+                write!(f, "the index `{index}` is not built, so a lookup would miss records; call `build_index`, or `maintain_indexes` for an eventual index")
             }
             Self::Invalid { path } => write!(f, "the record is invalid: `{path}` refused it; the source of the error has the reason"),
             Self::Rejected { reason } => write!(f, "the live value is rejected: {reason}"),

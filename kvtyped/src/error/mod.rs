@@ -75,7 +75,7 @@ pub(crate) fn is_of_recipe<T>() -> bool {
 pub enum Outcome {
     /// The write was not applied and will not be. Errors of reads have this outcome, too.
     NotApplied,
-    /// The write may have been applied, or may still be: its acknowledgement is lost, and the stored records do not
+    /// The write may have been applied, or may be applied later: its acknowledgement is lost, and the stored records do not
     /// show the outcome.
     Unknown,
 }

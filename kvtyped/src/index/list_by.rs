@@ -27,11 +27,11 @@ const PAGE: usize = 1_000;
 impl<T: KvModel> ReadBucket<T> {
     /// Reads the records that match a lookup, as a stream, in the order of the value and then of the key.
     ///
-    /// Numbers are ordered by size, and texts by their characters. The stream yields a record once, also if several of its
+    /// Numbers are ordered by size, and texts by their UTF-8 bytes. The stream yields a record once, also if several of its
     /// values match. [`ListBy::limit`] and [`ListBy::after`] split a list into pages.
     ///
-    /// A record is yielded if its write was acknowledged before the call and its value has matched since. No record is
-    /// yielded whose value, at the yielded revision, does not match. The list is not a snapshot: a record that is written
+    /// A record is yielded if its write was acknowledged before the call and its value has matched since. Every yielded
+    /// record matches at its yielded revision. The list is not a snapshot: a record that is written
     /// while the list is read may be missing, or may be out of order if its value changes.
     ///
     /// The call first lists the entries of the index at the leader. This takes a millisecond for 1,000 matches, however

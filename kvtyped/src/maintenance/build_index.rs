@@ -31,8 +31,8 @@ impl<T: Indexed> Bucket<T> {
     /// 1. Stores the state `writing` in the card of the model, under a new [write epoch](crate::config::WriteEpochs).
     ///    From then on, the server refuses programs that do not know the index.
     /// 2. Reads all records, and stores the entry of each.
-    /// 3. Stores the state `readable`. A unique index with duplicates becomes `pending`: lookups read it, and
-    ///    new duplicates are refused. Change the records of the report, and build again.
+    /// 3. Stores the state `readable`. A unique index with duplicates gets the state `pending`: lookups read it,
+    ///    and new duplicates are refused. Change the records of the report, and build again.
     ///
     /// A build that was interrupted resumes with the next call. The result counts the records of that call. A build of a readable index changes nothing.
     ///

@@ -24,8 +24,8 @@ impl<T: KvModel> Bucket<T> {
     /// Removes an index from the card of the model, and erases its entries. Returns their number.
     ///
     /// A program without the index cannot open the bucket for writing before that, unless it opens the bucket with
-    /// [`Drift::Adopt`](crate::Drift::Adopt). Stop the programs that have the index first: they would store entries
-    /// again. Such entries are harmless, and a second call erases them.
+    /// `.on_schema(`[`Drift::Adopt`](crate::Drift::Adopt)`)`. Stop the programs that have the index first: they would store
+    /// entries again. Such entries are harmless, and a second call erases them.
     ///
     /// An index that the card does not list has only entries to erase. A call that was interrupted is completed by the
     /// next one.

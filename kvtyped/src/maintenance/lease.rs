@@ -185,5 +185,7 @@ async fn holder_error(request: &AcquireRequest) -> Result<Option<Error>> {
     let Some(entry) = found.map_err(|error| unreadable(error, request))? else { return Ok(None) };
     let LeaseRecord { owner, note, .. } = &entry.value;
     let note = note.as_deref().unwrap_or("a job");
-    Ok(Some(Error::unavailable(format!("{owner} runs `{note}` in this bucket; wait for it with `.wait(..)`"))))
+    Ok(Some(Error::unavailable(format!(
+        "{owner} runs `{note}` in this bucket; call again when it ends, or set `.wait(..)` where the job has it"
+    ))))
 }

@@ -26,10 +26,12 @@ const LONG_TERM: Duration = Duration::from_secs(30);
 impl<T: Indexed> Bucket<T> {
     /// Keeps the indexes of the bucket after writes of other clients and the expiry of records: the loop of a service.
     ///
-    /// Run it in any number of processes. One of them leads, by a lease in the bucket, and the others wait. The leader
-    /// watches the bucket. It stores the entries and claims of records that a program without the indexes wrote, and erases
-    /// the entries of records that expired or that such a program changed or removed. It alone stores the entries of
-    /// indexes with `#[kv(index(eventual))]`.
+    /// Run it in any number of processes. One of them leads, by a lease in the bucket, and the others wait. In a bucket that
+    /// cannot hold leases, all of them work, which is correct but wasteful. The leader watches the bucket:
+    ///
+    /// * It stores the entries and claims of records that a program without the indexes wrote.
+    /// * It erases the entries of records that expired, or that such a program changed or removed.
+    /// * It alone stores the entries of indexes with `#[kv(index(eventual))]`.
     ///
     /// The leader stores its position in the bucket, and the next leader resumes there. If changes may have been missed, it
     /// compares all records and entries, like `verify_indexes().repair()`. From time to time, it also searches for entries

@@ -27,8 +27,8 @@ pub struct BucketHealth {
     /// The [staleness](crate::Cache::staleness) of the oldest open cache of this handle and its clones. `None` if no
     /// cache is open.
     pub oldest_cache: Option<Duration>,
-    /// How long ago the follower of the indexes that this handle or a clone runs had handled all changes. It also grows
-    /// while the follower waits after a failure. `None` if this handle runs no follower, or another process leads. See
+    /// The time since the index follower of this handle or a clone last caught up with the bucket. It also grows while the
+    /// follower waits after a failure. `None` if this handle runs no follower, or another process leads. See
     /// [`maintain_indexes`](crate::Bucket::maintain_indexes).
     pub index_follower: Option<Duration>,
 }

@@ -94,7 +94,7 @@ async fn record(app: &App, recipe: &Recipe, key: &str) -> Result<(Entry<RawRecor
     let stored = record_key(RecipeKind::Once, &recipe.name, key)?;
     let entry = view.bucket.get(&stored).read(Read::Leader).await?;
     let entry = entry.ok_or_else(|| {
-        Failure::not_found(format!("`{}` has no run and no result of key `{key}`", recipe.name))
+        Failure::not_found(format!("`{}` has neither a run nor a result for key `{key}`", recipe.name))
             .hint(format!("list the keys with `kvtyped once ls {}`", recipe.name))
     })?;
     let json = Json::parse(&entry.bytes).map_err(|_| Failure::data(format!("record `{stored}` is not JSON")))?;

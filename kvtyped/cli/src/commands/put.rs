@@ -84,7 +84,7 @@ fn check_condition(stored: Option<&Entry<RawRecord>>, args: &Args) -> Result<(),
         (stored, false, Some(wanted)) => match stored.map(|entry| entry.revision().get()) {
             Some(revision) if revision == wanted => Ok(()),
             Some(revision) => Err(Failure::conflict(format!("the record has revision {revision}, not {wanted}"))),
-            None => Err(Failure::conflict(format!("the key has no record, and not revision {wanted}"))),
+            None => Err(Failure::conflict(format!("the key has no record; expected revision {wanted}"))),
         },
         _ => Ok(()),
     }

@@ -187,11 +187,11 @@ async fn records(view: &View, sample: usize, found: &mut Vec<Finding>) -> Result
     }
     if let Some(first) = first {
         let reason = format!("{wrong} of {read} sampled records do not fit their model (first: {first})");
-        let repair = format!("run `kvtyped schema check {}`, and mend them with `kvtyped edit`", view.name());
+        let repair = format!("run `kvtyped schema check {}`, and correct them with `kvtyped edit`", view.name());
         found.push(Finding::error("records", reason).repair(repair).keys(keys));
     }
     if illegal > 0 {
-        let reason = format!("{illegal} entries have keys that are no keys of records");
+        let reason = format!("{illegal} entries have invalid keys");
         found.push(Finding::warning("keys", reason).keys(illegal_keys));
     }
     Ok(())

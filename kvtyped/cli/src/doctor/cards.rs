@@ -59,12 +59,15 @@ fn indexes(model: &str, card: &ModelCard, found: &mut Vec<Finding>) {
                 .repair("`verify_indexes()` in a program of the model compares its entries with the records"),
             IndexState::Pending => {
                 Finding::error("indexes", format!("several records have one value of the unique {what}"))
-                    .repair("list them with `verify_indexes()` in a program of the model, and change one of each pair")
+                    .repair("list them with `verify_indexes()` in a program of the model, change one record of each pair, and run `build_index` again")
             }
             IndexState::Dropping => Finding::warning("indexes", format!("{what} is removed, and its entries stay"))
                 .repair(format!("run `drop_index(\"{name}\")` in a program of the model")),
             _ => Finding::warning("indexes", format!("{what} is not built, so lookups are refused"))
-                .repair(format!("run `build_index(\"{name}\")` in a program of the model")),
+                .repair(match index.eventual {
+                    true => "run `maintain_indexes()` in a program of the model".to_owned(),
+                    false => format!("run `build_index(\"{name}\")` in a program of the model"),
+                }),
         });
     }
 }

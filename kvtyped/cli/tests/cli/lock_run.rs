@@ -209,7 +209,7 @@ fn command_ends_before_the_lock_of_a_hung_server_expires() {
 #[test]
 fn interrupt_reaches_the_command_and_the_lock_is_released() {
     let world = World::server();
-    // The command decides when it ends, and with which code.
+    // The command chooses its time of end and its exit code.
     let script = "trap 'echo interrupted; exit 3' INT; echo up; while :; do sleep 0.05; done";
     let mut holder = Running::spawn(world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", script]));
     assert_eq!(holder.line(), "up");

@@ -63,7 +63,7 @@ pub(crate) enum Reply<K> {
     Written(Revision),
     /// The precondition does not hold, so nothing was written.
     Refused,
-    /// The write may be stored, or may still be.
+    /// The write may be stored already, or may be stored later.
     Unknown,
     /// The claim that was read.
     Claim(Option<Claim<K>>),
@@ -86,7 +86,7 @@ pub(crate) enum End<K, S> {
     Written(Revision),
     /// The entries are stored and the claims held, and no record was to be written.
     Stored,
-    /// The record may be stored, or may still be.
+    /// The record may be stored already, or may be stored later.
     Unknown,
     /// Another writer came first. Read the record again, at this revision or a later one.
     Retry { at_least: Revision },
