@@ -201,6 +201,7 @@ async fn stores(calls: &Calls, store: &Store) {
     calls.call("Store::buckets", store.buckets()).await.unwrap();
     calls.call("Store::ping", store.ping()).await.unwrap();
     calls.call("Store::info", store.info()).await.unwrap();
+    calls.call("Store::account", store.account()).await.unwrap();
     calls.call("Store::health", store.health()).await.unwrap();
     let connect = Store::connect("memory:").observer(Arc::clone(&calls.recorder) as _);
     let memory = calls.call("Connect", connect).await.unwrap();

@@ -20,8 +20,8 @@ impl<T: KvModel> ReadBucket<T> {
     /// Counts the entries of the index that match a lookup, without reading a record.
     ///
     /// The number is an upper bound of the records that programs with the index wrote. It includes the entries of expired
-    /// records, entries that a writer has not erased yet, and each matching value of a record with several values. [`CountBy::exact`] counts the records.
-    /// The number may be too low for an eventual index, and after writes of other clients.
+    /// records, entries that a writer has not erased yet, and each matching value of a record with several values.
+    /// [`CountBy::exact`] counts the records. The number may be too low for an eventual index, and after writes of other clients.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
