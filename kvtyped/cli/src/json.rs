@@ -91,6 +91,16 @@ impl Json {
         *self == Self::Bool(true)
     }
 
+    /// Whether the value contains a float that is larger than the integers that floats express exactly.
+    pub(crate) fn has_large_float(&self) -> bool {
+        match self {
+            Self::Float(value) => value.abs() >= 9_007_199_254_740_992.0,
+            Self::List(items) => items.iter().any(Self::has_large_float),
+            Self::Object(fields) => fields.iter().any(|(_, value)| value.has_large_float()),
+            _ => false,
+        }
+    }
+
     /// Returns the number of lists and objects that contain each other.
     pub(crate) fn depth(&self) -> usize {
         let deepest = match self {

@@ -84,11 +84,17 @@ pub(crate) fn codec_of(
 /// Encodes the text of a user: JSON for the codecs `json` and `msgpack`, the text itself for others. Without a codec, it
 /// is JSON if it parses as JSON.
 pub(crate) fn encode(codec: Option<Codec>, text: &[u8]) -> Result<Vec<u8>, Failure> {
+    let exact = |value: Json| match value.has_large_float() && has_long_number(text) {
+        true => Err(Failure::data("a number has more digits than JSON numbers keep, so it would be rounded")
+            .hint("store the number as a text, or the bytes with `--raw`")),
+        false => Ok(value),
+    };
     let parse = || {
-        Json::parse(text).map_err(|error| {
+        let value = Json::parse(text).map_err(|error| {
             Failure::data(format!("the value is not JSON: {error}"))
                 .hint("quote a text: '\"text\"'; or use `--codec text`")
-        })
+        })?;
+        exact(value)
     };
     match codec {
         Some(codec @ (Codec::Json | Codec::Msgpack)) => codec.encode(&parse()?).map_err(Failure::data),
@@ -97,8 +103,33 @@ pub(crate) fn encode(codec: Option<Codec>, text: &[u8]) -> Result<Vec<u8>, Failu
             Err(_) => Err(Failure::data("the value is not UTF-8, and the codec is `text`")),
         },
         Some(Codec::Bytes) => Ok(text.to_vec()),
-        None => Ok(Json::parse(text).map_or_else(|_| text.to_vec(), |value| value.line().into_bytes())),
+        None => match Json::parse(text) {
+            Ok(value) => Ok(exact(value)?.line().into_bytes()),
+            Err(_) => Ok(text.to_vec()),
+        },
     }
+}
+
+/// Whether a text of JSON contains a number with more digits than any 64-bit integer or float keeps.
+fn has_long_number(text: &[u8]) -> bool {
+    let (mut is_text, mut is_escaped, mut digits) = (false, false, 0);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b'0'..=b'9' if !is_text => {
+                digits += 1;
+                if digits >= 19 {
+                    return true;
+                }
+                continue;
+            }
+            _ => {}
+        }
+        digits = 0;
+    }
+    false
 }
 
 /// Returns the headers of a write that replaces a record.

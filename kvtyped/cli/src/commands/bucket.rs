@@ -121,6 +121,25 @@ fn parse_markers(text: &str) -> Result<LimitMarkers, String> {
 }
 
 impl Settings {
+    /// Returns what the change of a bucket with these settings removes or prevents.
+    fn losses(&self, found: &BucketConfig) -> Vec<String> {
+        let mut losses = Vec::new();
+        let history = found.history.unwrap_or(1);
+        match self.history {
+            Some(wanted) if wanted < history => {
+                losses.push(format!("the server removes all but the newest {wanted} revisions of each key"));
+            }
+            Some(wanted) if wanted > 1 && history == 1 => {
+                losses.push("a record that has its own TTL can no longer be changed, copied or imported".to_owned());
+            }
+            _ => {}
+        }
+        if let Some(wanted) = self.ttl.filter(|wanted| found.ttl.is_none_or(|ttl| *wanted < ttl)) {
+            losses.push(format!("the server removes every record that is older than {}", time::short(wanted)));
+        }
+        losses
+    }
+
     /// Sets the named settings.
     fn apply(&self, mut open: OpenBucket<RawRecord>) -> OpenBucket<RawRecord> {
         macro_rules! set {
@@ -264,6 +283,11 @@ async fn set(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Don
             confirm::name(app, &question, bucket).await?;
         }
         let target = app.store_to_write(bucket).await?;
+        let losses = settings.losses(&view.status.config);
+        if !losses.is_empty() {
+            let question = format!("In bucket `{bucket}` with {} entries, {}", view.status.values, losses.join("; "));
+            confirm::name(app, &question, bucket).await?;
+        }
         open_to_set(target, bucket, settings).await?.on_drift(Drift::Update).await?;
     }
     let done = if named.is_empty() { "unchanged" } else { "changed" };

@@ -34,6 +34,10 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let key = key(&args.key)?;
     let text = writing::input(args.patch.as_deref())?;
     let patch = Json::parse(&text).map_err(|error| Failure::data(format!("the patch is not JSON: {error}")))?;
+    if !matches!(patch, Json::Object(_)) {
+        return Err(Failure::data("the patch is no object, so it would replace the whole value")
+            .hint("replace the value with `kvtyped put`"));
+    }
     let view = writing::open(app, &args.bucket, args.options).await?;
     // The headers show how to decode the record. A change keeps them.
     let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;

@@ -45,7 +45,10 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     if args.if_revision.is_some() {
         return Err(Failure::usage("`--if-revision` is for one key"));
     }
-    let keys = found(&view, &args.keys).await?;
+    let (keys, absent) = found(&view, &args.keys).await?;
+    for key in &absent {
+        app.out.warn(&format!("the bucket has no record `{key}`"));
+    }
     if keys.is_empty() {
         app.out.note("no record matches");
         return Ok(Code::NotFound);
@@ -62,7 +65,8 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     if !view.is_production || keys.len() > 1 {
         confirm::count(app, &what, keys.len() as u64).await?;
     }
-    many(app, &view, keys, args.purge).await
+    let code = many(app, &view, keys, args.purge).await?;
+    Ok(if absent.is_empty() { code } else { Code::NotFound })
 }
 
 async fn one(app: &App, view: &WriteView, key: Key, args: &Args) -> Done {
@@ -101,16 +105,21 @@ async fn one(app: &App, view: &WriteView, key: Key, args: &Args) -> Done {
     Ok(Code::Success)
 }
 
-/// Returns the existing keys of the arguments, each once.
-async fn found(view: &WriteView, arguments: &[String]) -> Result<Vec<Key>, Failure> {
-    let mut keys = std::collections::BTreeSet::new();
+/// Returns the existing keys of the arguments, each once, and the arguments that are absent keys.
+async fn found<'a>(view: &WriteView, arguments: &'a [String]) -> Result<(Vec<Key>, Vec<&'a String>), Failure> {
+    let (mut keys, mut absent) = (std::collections::BTreeSet::new(), Vec::new());
     for argument in arguments {
         let mut found = view.bucket.keys(filter(Some(argument))?).await?;
+        let mut is_absent = !is_filter(argument);
         while let Some(key) = found.next().await {
             keys.insert(key?);
+            is_absent = false;
+        }
+        if is_absent {
+            absent.push(argument);
         }
     }
-    Ok(keys.into_iter().collect())
+    Ok((keys.into_iter().collect(), absent))
 }
 
 async fn many(app: &App, view: &WriteView, keys: Vec<Key>, purge: bool) -> Done {

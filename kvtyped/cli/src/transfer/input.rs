@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use crate::app::App;
 use crate::fail::Failure;
+use crate::json::Json;
 
 /// The longest end line, in bytes.
 const MAX_END: u64 = 4_096;
@@ -111,5 +112,6 @@ fn has_end(file: &mut File) -> Result<bool, Failure> {
     file.seek(SeekFrom::Start(start))?;
     let text = String::from_utf8_lossy(&tail);
     let is_whole = text.ends_with('\n');
-    Ok(is_whole && text.trim_end().lines().last().is_some_and(|line| line.starts_with(r#"{"v":1,"type":"end""#)))
+    let last = text.trim_end().lines().last().and_then(|line| Json::parse(line.as_bytes()).ok());
+    Ok(is_whole && last.is_some_and(|line| line.get("type").and_then(Json::text) == Some("end")))
 }

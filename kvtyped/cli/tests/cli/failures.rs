@@ -181,7 +181,7 @@ fn lost_acknowledgement_is_an_unknown_outcome() {
     let ran = run(command, b"");
     let error = ran.error();
     assert_eq!((ran.code, &error["outcome"], &error["exit"]), (7, &json!("unknown"), &json!(7)), "{ran:?}");
-    assert!(error["hint"].as_str().unwrap().contains("look"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("kvtyped get"), "{error}");
     // The write was applied.
     assert_eq!(world.json(&["get", "$B", "a", "--leader"])["value"], 2);
 }

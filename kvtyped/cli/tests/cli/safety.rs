@@ -85,7 +85,7 @@ fn read_only_sends_nothing_that_writes() {
     };
     let refused: &[&[&str]] = &[
         &["put", "$B", "a", "2"],
-        &["patch", "$B", "a", "2"],
+        &["patch", "$B", "a", r#"{"n":2}"#],
         &["edit", "$B", "a"],
         &["rm", "$B", "a"],
         &["rm", "$B", ">"],
@@ -160,7 +160,7 @@ fn dry_runs_send_nothing_that_writes() {
     let recorder = Recorder::start(world.url());
     for arguments in [
         &["put", "$B", "a", "2"][..],
-        &["patch", "$B", "a", "2"],
+        &["patch", "$B", "a", r#"{"n":2}"#],
         &["edit", "$B", "a"],
         &["rm", "$B", "a"],
         &["rm", "$B", ">"],

@@ -163,6 +163,11 @@ fn damaged_exports_are_imported_as_far_as_possible() {
         let lines = export.lines().enumerate().filter(|(index, _)| *index != number);
         lines.map(|(_, line)| format!("{line}\n")).collect::<String>()
     };
+    // Another program has written the lines again, with spaces.
+    let spaced = world.path("spaced.ndjson");
+    fs::write(&spaced, export.replace("\":", "\": ")).unwrap();
+    world.ok(&["import", "spaced_$B", spaced.to_str().unwrap()]);
+    assert_eq!(world.ok(&["ls", "spaced_$B", "--count"]), "5\n");
     // A record is missing, and the end line is there.
     let short = world.feed(&["import", "short_$B", "-o", "json"], without(3).as_bytes());
     assert!(short.code == 9 && short.error()["message"].as_str().unwrap().contains("4 of 5 records"), "{short:?}");
@@ -279,7 +284,7 @@ fn copy_follows_changes() {
     }
     server.ok(&["put", "$B", "b", "2"]);
     assert_eq!(copy("b", &["=2"]).code, 0);
-    server.ok(&["patch", "$B", "a", "7"]);
+    server.ok(&["put", "$B", "a", "7"]);
     assert_eq!(copy("a", &["=7"]).code, 0);
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));

@@ -77,6 +77,10 @@ on_each_store! {
         let stored = world.json(&["get", "$B", "a"]);
         assert_eq!((&stored["ttl_ms"], &stored["headers"]["Kvtyped-Version"]), (&json!(600_000), &json!("2")));
         assert_eq!(world.run(&["patch", "$B", "none", "{}"]).code, 3);
+        assert_eq!(world.run(&["patch", "$B", "a", "[1]"]).code, 9);
+        for (number, code) in [("12345678901234567890123", 9), ("18446744073709551615", 0), ("1e300", 0)] {
+            assert_eq!(world.run(&["put", "$B", "number", &format!(r#"{{"n":{number}}}"#)]).code, code, "{number}");
+        }
         assert_eq!(world.json(&["patch", "$B", "a", r#"{"z":7}"#])["op"], "unchanged");
     }
 
@@ -134,7 +138,9 @@ on_each_store! {
         world.ok(&["rm", "$B", "a.*", "--dry-run"]);
         assert_eq!(world.ok(&["ls", "$B", "--count"]), "8\n");
         assert_eq!(world.run(&["rm", "$B", "a.1", "a.2"]).code, 10);
-        assert_eq!(world.json(&["rm", "$B", "a.*", "--yes"])["records"], 7);
+        let ran = world.run(&["rm", "$B", "a.1", "a.nope", "--yes"]);
+        assert!(ran.code == 3 && ran.out.starts_with("1\t0") && ran.err.contains("`a.nope`"), "{ran:?}");
+        assert_eq!(world.json(&["rm", "$B", "a.*", "--yes"])["records"], 6);
         assert_eq!(world.ok(&["ls", "$B"]), "b\n");
         world.ok(&["rm", "$B", "b", "--purge"]);
         assert_eq!((world.run(&["rm", "$B", "b"]).code, world.run(&["rm", "$B", "x.*", "--yes"]).code), (3, 3));
@@ -147,6 +153,11 @@ on_each_store! {
         assert!(dry.code == 0 && dry.err.contains("history: 3 -> 5"), "{dry:?}");
         assert_eq!(world.run(&["bucket", "drift", "$B", "--history", "5"]).code, 1);
         world.ok(&["bucket", "set", "$B", "--history", "5"]);
+        // These would remove records or revisions.
+        for lossy in [["--history", "2"], ["--ttl", "2s"]] {
+            let ran = world.run(&["bucket", "set", "$B", lossy[0], lossy[1]]);
+            assert!(ran.code == 10 && ran.err.contains("the server removes"), "{ran:?}");
+        }
         let shown = world.json(&["bucket", "show", "$B"]);
         assert_eq!((&shown["history"], &shown["rollups"], &shown["description"]), (&json!(5), &json!(false), &json!("first")));
         assert_eq!(world.run(&["bucket", "drift", "$B", "--history", "5"]).code, 0);
