@@ -16,6 +16,19 @@ struct Late {
     city: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KvModel)]
+#[kv(bucket = "padded", name = "padded", key = "{id}")]
+struct Padded {
+    id: u64,
+    #[kv(index(eventual))]
+    team: String,
+    text: String,
+}
+
+fn padded(id: u64, length: usize) -> Padded {
+    Padded { id, team: "core".into(), text: "x".repeat(length) }
+}
+
 fn late(id: u64, team: &str) -> Late {
     Late { id, team: team.into(), city: "Oslo".into() }
 }
@@ -70,5 +83,79 @@ on_both_backends! {
         follower.await.unwrap().unwrap();
         assert!(bucket.verify_indexes().await.unwrap().is_clean());
         assert_eq!(bucket.drop_index("team").await.unwrap(), 24);
+    }
+
+    /// A follower that runs during the removal would store some entries again, and others not.
+    async fn eventual_index_is_dropped_only_without_a_follower(world: World) {
+        let bucket: Bucket<Late> = world.store.bucket().name(unique("late")).await.unwrap();
+        let written = bucket.put(&late(1, "core")).await.unwrap();
+        let following = |bucket: &Bucket<Late>| {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let bucket = bucket.clone();
+            (stop, tokio::spawn(async move { bucket.maintain_indexes().until(stopped).await }))
+        };
+        let readable = async |bucket: &Bucket<Late>| {
+            let count = async {
+                while bucket.count_by(Late::by_team("core")).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+                bucket.count_by(Late::by_team("core")).at_least(written).await.unwrap()
+            };
+            tokio::time::timeout(PATIENT, count).await.expect("a follower has run")
+        };
+        let (stop, follower) = following(&bucket);
+        assert_eq!(readable(&bucket).await, 1);
+        let error = bucket.drop_index("team").timeout(SECOND).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }), "{error:?}");
+        assert!(error.report().contains("maintain_indexes"), "{}", error.report());
+        // Nothing has changed.
+        assert_eq!(readable(&bucket).await, 1);
+        stop.send(()).unwrap();
+        follower.await.unwrap().unwrap();
+        assert_eq!(bucket.drop_index("team").timeout(PATIENT).await.unwrap(), 1);
+        let error = bucket.count_by(Late::by_team("core")).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::IndexBuilding { .. }), "{error:?}");
+        // The next follower builds it again.
+        let (stop, follower) = following(&bucket);
+        assert_eq!(readable(&bucket).await, 1);
+        stop.send(()).unwrap();
+        follower.await.unwrap().unwrap();
+    }
+
+    /// A full bucket refuses the entries. The follower stores them when there is room.
+    async fn entries_without_room_are_stored_later(world: World) {
+        let name = unique("padded");
+        let open = async |most: u64| -> Bucket<Padded> {
+            let bucket = world.store.bucket().name(name.as_str()).max_bytes(most).limit_markers(600 * SECOND);
+            bucket.on_drift(Drift::Update).await.unwrap()
+        };
+        let bucket = open(20_000).await;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let follower = tokio::spawn({
+            let bucket = bucket.clone();
+            async move { bucket.maintain_indexes().until(stopped).await }
+        });
+        let readable = async {
+            while bucket.count_by(Padded::by_team("core")).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENT, readable).await.expect("a follower has run");
+        let (mut records, mut length) = (0, 2_000);
+        while length > 0 {
+            match bucket.create(&padded(records, length)).await {
+                Ok(_) => records += 1,
+                Err(error) => {
+                    assert!(matches!(error.kind(), ErrorKind::BucketFull), "{error:?}");
+                    length /= 2;
+                }
+            }
+        }
+        let bucket = open(2_000_000).await;
+        let written = bucket.create(&padded(records, 10)).await.unwrap();
+        let count = bucket.count_by(Padded::by_team("core")).at_least(written).timeout(PATIENT).await.unwrap();
+        assert_eq!(count, records + 1);
+        stop.send(()).unwrap();
+        follower.await.unwrap().unwrap();
     }
 }

@@ -7,8 +7,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::lease::{Job, JobLease};
 use crate::backend::{KeySpace, ListKeysRequest};
-use crate::bucket::Bucket;
 use crate::bucket::verb::verb;
+use crate::bucket::{Bucket, ReadBucket};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Pattern;
@@ -25,7 +25,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// A program without the index cannot open the bucket for writing before that, unless it opens the bucket with
     /// `.on_schema(`[`Drift::Adopt`](crate::Drift::Adopt)`)`. Stop the programs that have the index first: they would store
-    /// entries again. Such entries are harmless, and a second call erases them.
+    /// entries again, their lookups would miss records, and they could store a unique value twice. A second call erases
+    /// entries that were stored again.
     ///
     /// An index that the card does not list has only entries to erase. A call that was interrupted is completed by the
     /// next one.
@@ -47,7 +48,8 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `SchemaDiffers` if the card is unreadable, and `Unavailable` if another job of the model runs.
+    /// Returns `SchemaDiffers` if the card is unreadable, and `Unavailable` if another job of the model runs, or for an
+    /// eventual index [`maintain_indexes`](Self::maintain_indexes).
     ///
     /// # Cancel safety
     ///
@@ -77,9 +79,23 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
         let dropped = async {
             bucket.raw(OPERATION)?;
             let lease = JobLease::acquire(bucket, Job::Records(OPERATION), None).await?;
-            lease.run(self.erase()).await
+            lease.run(self.without_follower()).await
         };
         dropped.await.map_err(|error: Error| error.of_model::<T>().with_context(OPERATION, bucket.name(), None))
+    }
+
+    /// Erases the entries. Excludes the followers of an eventual index, which would store them again.
+    async fn without_follower(self) -> Result<u64> {
+        let Self { bucket, index, timeout } = self;
+        let config = bucket.refresh_status(bucket.deadline(timeout)).await?.config;
+        let card = ReadBucket::<T>::card_in(&config)?;
+        if !card.and_then(|card| Some(card.indexes.get(index)?.eventual)).unwrap_or(false) {
+            return self.erase().await;
+        }
+        // A follower that has ended releases its lease in the background.
+        let wait = timeout.unwrap_or(bucket.timeout());
+        let lease = JobLease::acquire(bucket, Job::Follower(OPERATION), Some(wait)).await?;
+        lease.run(self.erase()).await
     }
 
     async fn erase(self) -> Result<u64> {

@@ -15,7 +15,7 @@ use crate::backend::{Backoff, RawEntry, StartFrom, next_output};
 use crate::bucket::index::synced::{FollowerState, Synced};
 use crate::bucket::{Bucket, decode};
 use crate::config::BucketConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::model::index::{IndexState, Indexed};
 use crate::model::{Filter, ModelCard};
@@ -241,8 +241,11 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
                     let Done { key, at, result } = done;
                     match result {
                         Ok(done) => self.report_repairs(done),
-                        Err(error) if is_final(&error) => return Err(error),
-                        Err(error) => tracing::warn!(bucket = bucket.name(), %error, "the index entries of a record were not repaired"),
+                        Err(error) if is_of_record(&error) => {
+                            tracing::warn!(bucket = bucket.name(), %error, "the index entries of a record were not repaired");
+                        }
+                        // The next term resumes before this change, so that it is not skipped.
+                        Err(error) => return Err(error),
                     }
                     self.open.done(key, at);
                 }
@@ -334,7 +337,13 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
                 let index = card.as_ref().and_then(|card| card.indexes.get(info.name));
                 index.is_some_and(|index| index.describes(info) && index.state.is_readable())
             };
-            let eventual: Vec<_> = T::__INDEXES.iter().filter(|info| info.is_eventual && !is_readable(info)).collect();
+            // `drop_index` completes an interrupted removal.
+            let is_dropping = |info: &crate::model::index::IndexInfo| {
+                let index = card.as_ref().and_then(|card| card.indexes.get(info.name));
+                index.is_some_and(|index| index.state == IndexState::Dropping)
+            };
+            let is_missing = |info: &&_| !is_readable(info) && !is_dropping(info);
+            let eventual: Vec<_> = T::__INDEXES.iter().filter(|info| info.is_eventual).filter(is_missing).collect();
             if eventual.is_empty() {
                 return Ok(None);
             }
@@ -426,6 +435,14 @@ async fn patiently<T: Indexed>(
             done => return done,
         }
     }
+}
+
+/// Whether another attempt would have the same error, because of the contents of one record or claim.
+fn is_of_record(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Decode { .. } | ErrorKind::Encode { .. } | ErrorKind::InvalidKey | ErrorKind::TooLarge { .. }
+    )
 }
 
 /// Erases the entries and claims of all indexes that no record matches.
