@@ -182,7 +182,13 @@ impl NatsBackend {
         let wanted = Value::Object(stream_config::to_stream_config(&config));
         let verb = format!("STREAM.CREATE.{}", stream_config::stream_name(&config.name));
         let reply = self.api.call(&verb, Some(&wanted), Idempotency::AtMostOnce, deadline).await?;
-        let info = reply.map_err(ApiError::into_config_error)?;
+        let mut info = reply.map_err(ApiError::into_config_error)?;
+        // A loaded cluster may confirm a stream without describing it.
+        if !info["config"].is_object() {
+            let missing =
+                || Error::unavailable("the server confirmed the stream without describing it").unknown_outcome();
+            info = self.api.stream(&config.name, deadline).await?.ok_or_else(missing)?;
+        }
         self.verify_applied(info, &config, &capabilities)
     }
 
