@@ -94,7 +94,7 @@ impl IndexProbe {
         self.check_violations().await;
     }
 
-    /// Checks that the entries are exactly those of the records, and that their number is this one.
+    /// Checks that the entries are exactly those of the records, and that there are `count` entries.
     pub(crate) async fn check_quiet(&self, count: usize) {
         let mut wanted = BTreeSet::new();
         for (user, _) in self.records().await {

@@ -333,17 +333,13 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
         self.is_listed = false;
         let bucket = self.bucket;
         let change = |card: Option<ModelCard>, _: &BucketConfig| {
-            let is_readable = |info: &crate::model::index::IndexInfo| {
+            let is_missing = |info: &crate::model::index::IndexInfo| {
                 let index = card.as_ref().and_then(|card| card.indexes.get(info.name));
-                index.is_some_and(|index| index.describes(info) && index.state.is_readable())
+                let is_readable = index.is_some_and(|index| index.describes(info) && index.state.is_readable());
+                // `drop_index` completes an interrupted removal.
+                !is_readable && index.is_none_or(|index| index.state != IndexState::Dropping)
             };
-            // `drop_index` completes an interrupted removal.
-            let is_dropping = |info: &crate::model::index::IndexInfo| {
-                let index = card.as_ref().and_then(|card| card.indexes.get(info.name));
-                index.is_some_and(|index| index.state == IndexState::Dropping)
-            };
-            let is_missing = |info: &&_| !is_readable(info) && !is_dropping(info);
-            let eventual: Vec<_> = T::__INDEXES.iter().filter(|info| info.is_eventual).filter(is_missing).collect();
+            let eventual: Vec<_> = T::__INDEXES.iter().filter(|info| info.is_eventual && is_missing(info)).collect();
             if eventual.is_empty() {
                 return Ok(None);
             }

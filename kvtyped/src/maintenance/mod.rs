@@ -16,7 +16,7 @@
 //! `migrate`, `rewrite`, `build_index` and `drop_index` hold a lease for their model in the bucket itself, under the key
 //! `=kvtyped.maintenance.<model>.lease`. A second job fails with `Unavailable`, which names the holder. All but `drop_index`
 //! can wait with `.wait(..)`. A job that loses its lease stops with `Lost`. If its process dies, the lease is free after
-//! 30 s. `maintain_indexes` holds another lease, so it runs beside these jobs.
+//! 30 s. `maintain_indexes` has a separate lease, so it runs beside these jobs.
 //!
 //! A bucket may be unable to hold leases: it keeps more than one revision of each key, has no limit markers, is almost
 //! full, or denies the key to this user. The jobs then run without a lease. A migration is idempotent, so two
