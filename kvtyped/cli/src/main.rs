@@ -20,6 +20,7 @@ mod json;
 mod merge;
 mod msgpack;
 mod out;
+mod path;
 mod readable;
 mod records;
 mod recipes;
