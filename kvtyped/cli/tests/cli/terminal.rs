@@ -64,6 +64,19 @@ impl Terminal {
         }
     }
 
+    /// Waits for several texts in any order, and returns everything that the terminal has shown.
+    pub(crate) fn all(&mut self, texts: &[&str]) -> &str {
+        for text in texts {
+            self.at = 0;
+            self.expect(text);
+        }
+        &self.seen
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     pub(crate) fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
