@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 use crate::app::App;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::interrupt::Forwarded;
 use crate::time::parse_duration;
 use crate::watchdog::{Target, Watchdog};
@@ -133,7 +133,7 @@ impl RunOptions {
                 if let Err(error) = released {
                     app.out.warn(&format!(
                         "{what} stays until its TTL ends, because its release failed: {}",
-                        error.report()
+                        message_of(&error)
                     ));
                 }
                 Ok(code_of(status))

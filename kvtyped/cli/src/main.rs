@@ -24,6 +24,7 @@ mod path;
 mod readable;
 mod records;
 mod recipes;
+mod remedy;
 mod shape;
 mod settings;
 mod template;
@@ -31,6 +32,7 @@ mod terms;
 mod time;
 mod transfer;
 mod watchdog;
+mod writes;
 mod writing;
 
 use std::process::ExitCode;
@@ -82,6 +84,8 @@ async fn run(app: &App, command: args::Command, mut signals: Signals) -> Result<
         done = commands::run(app, command) => done,
         failure = signals.next() => Err(failure),
     };
+    // The release of leases and tickets is no write of the command.
+    let done = done.map_err(|failure| failure.with_writes(&app.writes));
     let closed = app.close().await;
     if app.options.verbose {
         app.out.note(&format!("took {}", time::short(started.elapsed())));

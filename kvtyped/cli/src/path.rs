@@ -10,7 +10,7 @@ use crate::json::Json;
 /// A `.` or `$` may come first. An item of a list is also `items.0`. A path that begins with `/` is a JSON pointer
 /// (RFC 6901).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Path(Vec<Step>);
+struct Path(Vec<Step>);
 
 /// A step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,8 @@ enum Step {
 
 impl Path {
     /// Parses a path. A path without steps is the whole value.
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+    #[cfg(test)]
+    fn parse(text: &str) -> Result<Self, Failure> {
         match split(text)? {
             (path, None) => Ok(path),
             (_, Some(_)) => Err(invalid(text, "it has a `=`").hint("write such a name as `[\"a=b\"]`")),
@@ -31,7 +32,7 @@ impl Path {
     }
 
     /// Returns the part of the value. `None` if the value has no such part.
-    pub(crate) fn find<'a>(&self, value: &'a Json) -> Option<&'a Json> {
+    fn find<'a>(&self, value: &'a Json) -> Option<&'a Json> {
         self.0.iter().try_fold(value, |value, step| match (value, step) {
             (Json::List(items), Step::Name(name)) => items.get(index(name)?),
             (Json::List(items), Step::Item(at)) => items.get(*at),
