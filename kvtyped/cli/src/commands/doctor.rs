@@ -25,7 +25,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let mut findings = Vec::new();
     examine(app, &args, &mut findings).await?;
     let is_shown = |finding: &&Finding| args.all || app.out.is_json() || finding.level != Level::Ok;
-    let mut list = app.out.list(&["LEVEL", "SUBJECT", "CHECK", "FINDING"]);
+    let mut list = app.out.list(&["LEVEL", "SUBJECT", "CHECK", "FINDING"]).wrapped();
     for finding in findings.iter().filter(is_shown) {
         list.push(finding.item())?;
     }
