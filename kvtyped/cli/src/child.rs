@@ -78,7 +78,7 @@ impl RunOptions {
         // From here on, the command decides what a signal does.
         let mut signals = Forwarded::enter()?;
         // A renewal leaves two thirds of the TTL, and the command must have ended before the lease expires.
-        // With a terminal, the command has no group of its own, because only one group may read from the terminal.
+        // On a terminal, the command stays in the group of the tool. Another group may not read from the terminal.
         let has_group = !io::stdin().is_terminal();
         let grace = self.grace.min(self.ttl / 2);
         let mut watchdog = Watchdog::start(grace, has_group).map_err(|error| unguarded(&error))?;

@@ -124,7 +124,7 @@ fn split(text: &str) -> Result<(Path, Option<&str>), Failure> {
             Some('.') => {
                 let is_ended = matches!(rest[1..].chars().next(), None | Some('.' | '['));
                 // `.` alone is the whole value, and `.[0]` its first item.
-                if is_ended && !(is_start && !rest[1..].starts_with('.')) {
+                if is_ended && (!is_start || rest[1..].starts_with('.')) {
                     return Err(invalid(text, "a name is missing after a dot"));
                 }
                 is_name = true;

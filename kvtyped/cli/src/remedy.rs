@@ -1,6 +1,6 @@
 //! The remedies of the library in the words of the tool. The library names its functions, which an operator cannot call.
 
-/// Remedies of the library, and what an operator can do instead. `BUCKET` is the bucket of the error. A longer text
+/// Remedies of the library, each with its replacement for an operator. `BUCKET` is the bucket of the error. A longer text
 /// comes before a part of it.
 const REMEDIES: &[(&str, &str)] = &[
     // Errors of a write.

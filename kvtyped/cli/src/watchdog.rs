@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use crate::fail::{Code, Done, Failure};
 use crate::time::parse_duration;
 
-/// What a watchdog ends.
+/// The processes that a watchdog ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     Process(Pid),

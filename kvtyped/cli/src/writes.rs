@@ -55,7 +55,7 @@ impl Writes {
         self.0.has_settings.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the number of writes that are known to be applied.
+    /// Returns the number of acknowledged writes.
     pub(crate) fn applied(&self) -> u64 {
         self.0.applied.load(Ordering::Relaxed)
     }
@@ -70,7 +70,8 @@ impl Observer for Counted {
     fn operation(&self, report: &OperationReport<'_>) {
         let is_bucket = BUCKETS.contains(&report.operation)
             || report.operation == "open" && self.has_settings.load(Ordering::Relaxed);
-        if !is_bucket && !(RECORDS.contains(&report.operation) && report.attempts > 0) {
+        let is_record = RECORDS.contains(&report.operation) && report.attempts > 0;
+        if !is_bucket && !is_record {
             return;
         }
         match report.end {

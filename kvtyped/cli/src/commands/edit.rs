@@ -137,7 +137,7 @@ struct Lent {
 }
 
 impl Lent {
-    /// Closes the store. Returns `None` and does nothing if other processes can use the store meanwhile.
+    /// Closes the store. Returns `None` and does nothing if several processes can open the store.
     async fn lend(target: &Target, view: &WriteView) -> Result<Option<Self>, Failure> {
         if !target.is_exclusive() {
             return Ok(None);

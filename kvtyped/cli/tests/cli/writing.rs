@@ -224,7 +224,7 @@ fn file_is_free_while_the_editor_is_open() {
     let script = format!("{}\n{}\n{change}", other(&format!("ls {bucket}")), other(&format!("put {bucket} b 1")));
     let ran = edit(&world, &script, &["edit", "$B", "a"]);
     assert_eq!((ran.code, get()), (0, json!({"mine": 2, "theirs": 1})), "{ran:?}");
-    // An overtaken edit is a conflict.
+    // A change of the same record is a conflict.
     let script = format!(
         "{}\nsed -i 's/\"mine\": 2/\"mine\": 3/' \"$1\"",
         other(&format!("patch {bucket} a '{{\"theirs\":2}}'"))
@@ -232,7 +232,7 @@ fn file_is_free_while_the_editor_is_open() {
     let ran = edit(&world, &script, &["edit", "$B", "a"]);
     assert!(ran.code == 4 && ran.err.contains("your text is in"), "{ran:?}");
     assert_eq!(get(), json!({"mine": 2, "theirs": 2}));
-    // Another bucket of the same name is none that was edited.
+    // A recreated bucket is a conflict, whatever its revisions.
     let script = format!(
         "{}\n{}\n{}\n{}\n{}\nsed -i 's/\"mine\": 2/\"mine\": 3/' \"$1\"",
         other(&format!("bucket rm {bucket} --yes")),
