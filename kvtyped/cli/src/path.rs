@@ -1,4 +1,4 @@
-//! Paths to a part of a JSON value, and conditions on that part.
+//! Paths to a part of a JSON value.
 
 use std::fmt;
 
@@ -10,7 +10,13 @@ use crate::json::Json;
 /// A `.` or `$` may come first. An item of a list is also `items.0`. A path that begins with `/` is a JSON pointer
 /// (RFC 6901).
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Path(Vec<Step>);
+pub(crate) struct Path(Vec<Step>);
+
+/// The characters that begin an operator after a path.
+const OPERATORS: [char; 4] = ['=', '!', '<', '>'];
+
+/// The characters of a name that is written in brackets.
+const RESERVED: [char; 10] = ['.', '[', ']', '"', '$', '/', '=', '!', '<', '>'];
 
 /// A step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +28,54 @@ enum Step {
 }
 
 impl Path {
-    /// Parses a path. A path without steps is the whole value.
-    #[cfg(test)]
-    fn parse(text: &str) -> Result<Self, Failure> {
-        match split(text)? {
-            (path, None) => Ok(path),
-            (_, Some(_)) => Err(invalid(text, "it has a `=`").hint("write such a name as `[\"a=b\"]`")),
+    /// Splits a condition into its path and the rest, which begins with an operator: `=`, `!`, `<` or `>`. The rest is
+    /// empty if there is no operator. A path without steps is the whole value.
+    pub(crate) fn split(text: &str) -> Result<(Self, &str), Failure> {
+        if text.starts_with('/') {
+            let (pointer, rest) = text.split_at(text.find(OPERATORS).unwrap_or(text.len()));
+            let names = pointer.split('/').skip(1).map(|name| Step::Name(name.replace("~1", "/").replace("~0", "~")));
+            return Ok((Self(names.collect()), rest));
+        }
+        let mut steps = Vec::new();
+        // Else `$` begins the name of a field.
+        let is_root = |rest: &&str| rest.is_empty() || rest.starts_with(['.', '[']) || rest.starts_with(OPERATORS);
+        let mut rest = text.strip_prefix('$').filter(is_root).unwrap_or(text);
+        // A path may begin with a name, and each later name follows a dot.
+        let (mut is_start, mut is_name) = (true, true);
+        loop {
+            rest = match rest.chars().next() {
+                None => return Ok((Self(steps), rest)),
+                Some(operator) if OPERATORS.contains(&operator) => return Ok((Self(steps), rest)),
+                Some('[') => {
+                    let (step, after) = bracket(text, &rest[1..])?;
+                    steps.push(step);
+                    is_name = false;
+                    after
+                }
+                Some('.') => {
+                    let after = &rest[1..];
+                    let is_ended = after.is_empty() || after.starts_with(['.', '[']) || after.starts_with(OPERATORS);
+                    // `.` alone is the whole value, and `.[0]` its first item.
+                    if is_ended && (!is_start || after.starts_with('.')) {
+                        return Err(invalid(text, "a name is missing after a dot"));
+                    }
+                    is_name = true;
+                    after
+                }
+                Some(_) if !is_name => return Err(invalid(text, "a dot or a bracket is missing after `]`")),
+                Some(_) => {
+                    let is_end = |letter: char| ['.', '['].contains(&letter) || OPERATORS.contains(&letter);
+                    let end = rest.find(is_end).unwrap_or(rest.len());
+                    steps.push(Step::Name(rest[..end].to_owned()));
+                    &rest[end..]
+                }
+            };
+            is_start = false;
         }
     }
 
     /// Returns the part of the value. `None` if the value has no such part.
-    fn find<'a>(&self, value: &'a Json) -> Option<&'a Json> {
+    pub(crate) fn find<'a>(&self, value: &'a Json) -> Option<&'a Json> {
         self.0.iter().try_fold(value, |value, step| match (value, step) {
             (Json::List(items), Step::Name(name)) => items.get(index(name)?),
             (Json::List(items), Step::Item(at)) => items.get(*at),
@@ -51,7 +94,7 @@ impl fmt::Display for Path {
         for (place, step) in self.0.iter().enumerate() {
             match step {
                 Step::Item(at) => write!(f, "[{at}]")?,
-                Step::Name(name) if name.is_empty() || name.contains(['.', '[', ']', '=', '"', '$', '/']) => {
+                Step::Name(name) if name.is_empty() || name.contains(RESERVED) => {
                     write!(f, "[{}]", Json::from(name).line())?;
                 }
                 Step::Name(name) if place == 0 => f.write_str(name)?,
@@ -59,85 +102,6 @@ impl fmt::Display for Path {
             }
         }
         Ok(())
-    }
-}
-
-/// A condition on a value: `PATH=VALUE`, or `PATH` for a part that exists.
-///
-/// The value is JSON. A text that is not JSON is that text: `phase=done`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Condition {
-    path: Path,
-    wanted: Option<Json>,
-}
-
-impl Condition {
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let (path, wanted) = split(text)?;
-        let wanted = wanted.map(|value| Json::parse(value.as_bytes()).unwrap_or_else(|_| Json::from(value)));
-        Ok(Self { path, wanted })
-    }
-
-    /// Whether the value meets the condition.
-    pub(crate) fn holds(&self, value: &Json) -> bool {
-        match (self.path.find(value), &self.wanted) {
-            (Some(found), Some(wanted)) => found == wanted,
-            (found, None) => found.is_some(),
-            (None, Some(_)) => false,
-        }
-    }
-}
-
-/// Writes the condition as `parse` reads it.
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.wanted {
-            Some(wanted) => write!(f, "{}={}", self.path, wanted.line()),
-            None => write!(f, "{}", self.path),
-        }
-    }
-}
-
-/// Splits a text into a path and the text after the first `=` outside of brackets.
-fn split(text: &str) -> Result<(Path, Option<&str>), Failure> {
-    if text.starts_with('/') {
-        let (pointer, value) = text.split_once('=').map_or((text, None), |(pointer, value)| (pointer, Some(value)));
-        let names = pointer.split('/').skip(1).map(|name| Step::Name(name.replace("~1", "/").replace("~0", "~")));
-        return Ok((Path(names.collect()), value));
-    }
-    let mut steps = Vec::new();
-    // Else `$` begins the name of a field.
-    let is_root = |rest: &&str| rest.is_empty() || rest.starts_with(['.', '[', '=']);
-    let mut rest = text.strip_prefix('$').filter(is_root).unwrap_or(text);
-    // A path may begin with a name, and each later name follows a dot.
-    let (mut is_start, mut is_name) = (true, true);
-    loop {
-        rest = match rest.chars().next() {
-            None => return Ok((Path(steps), None)),
-            Some('=') => return Ok((Path(steps), Some(&rest[1..]))),
-            Some('[') => {
-                let (step, after) = bracket(text, &rest[1..])?;
-                steps.push(step);
-                is_name = false;
-                after
-            }
-            Some('.') => {
-                let is_ended = matches!(rest[1..].chars().next(), None | Some('.' | '['));
-                // `.` alone is the whole value, and `.[0]` its first item.
-                if is_ended && (!is_start || rest[1..].starts_with('.')) {
-                    return Err(invalid(text, "a name is missing after a dot"));
-                }
-                is_name = true;
-                &rest[1..]
-            }
-            Some(_) if !is_name => return Err(invalid(text, "a dot or a bracket is missing after `]`")),
-            Some(_) => {
-                let end = rest.find(['.', '[', '=']).unwrap_or(rest.len());
-                steps.push(Step::Name(rest[..end].to_owned()));
-                &rest[end..]
-            }
-        };
-        is_start = false;
     }
 }
 
@@ -179,45 +143,57 @@ mod tests {
     }
 
     #[test]
-    fn conditions_compare_json_values() {
-        for (condition, holds) in [
-            (".phase=done", true),
-            ("phase=\"done\"", true),
-            ("$.phase=done", true),
-            ("/phase=done", true),
-            ("tries=3", true),
-            ("tries=\"3\"", false),
-            ("tries=4", false),
-            ("deep.ok=true", true),
-            ("/deep/ok=true", true),
-            ("deep={\"ok\":true}", true),
-            ("deep", true),
-            ("none", false),
-            ("none=1", false),
-            ("list[0].id=7", true),
-            (".list[0].id=7", true),
-            ("$.list[0][\"id\"]=7", true),
-            ("list.0.id=7", true),
-            ("/list/0/id=7", true),
-            ("list[1][1]=2", true),
-            ("list[2]", false),
-            ("list[01]", false),
-            ("list.01", false),
-            ("phase[0]", false),
-            ("deep[0]", false),
-            ("[\"a.b\"][\"c=d\"]=1", true),
-            ("a.b", false),
-            ("x/y=5", true),
-            ("/x~1y=5", true),
-            ("[\"\"]=6", true),
-            ("/=6", true),
+    fn paths_name_fields_and_items() {
+        for (text, found) in [
+            ("phase", "\"done\""),
+            (".phase", "\"done\""),
+            ("$.phase", "\"done\""),
+            ("/phase", "\"done\""),
+            ("deep.ok", "true"),
+            ("/deep/ok", "true"),
+            ("list[0].id", "7"),
+            (".list[0].id", "7"),
+            ("$.list[0][\"id\"]", "7"),
+            ("list.0.id", "7"),
+            ("/list/0/id", "7"),
+            ("list[1][1]", "2"),
+            ("[\"a.b\"][\"c=d\"]", "1"),
+            ("x/y", "5"),
+            ("/x~1y", "5"),
+            ("[\"\"]", "6"),
+            ("/", "6"),
+            ("none", ""),
+            ("list[2]", ""),
+            ("list.01", ""),
+            ("phase[0]", ""),
+            ("deep[0]", ""),
+            ("a.b", ""),
         ] {
-            let holds_now = Condition::parse(condition).is_ok_and(|condition| condition.holds(&value()));
-            assert_eq!(holds_now, holds, "{condition}");
+            let (path, rest) = Path::split(text).unwrap();
+            assert_eq!((path.find(&value()).map(Json::line).unwrap_or_default().as_str(), rest), (found, ""), "{text}");
         }
         let list = Json::parse(b"[1]").unwrap();
-        for condition in ["[0]=1", "$[0]=1", ".[0]=1", "/0=1", "=[1]", "$=[1]", ".=[1]"] {
-            assert!(Condition::parse(condition).is_ok_and(|condition| condition.holds(&list)), "{condition}");
+        for text in ["[0]", "$[0]", ".[0]", "/0"] {
+            assert_eq!(Path::split(text).unwrap().0.find(&list), Some(&Json::Unsigned(1)), "{text}");
+        }
+        for text in ["", "$", "."] {
+            assert_eq!(Path::split(text).unwrap().0.find(&list), Some(&list), "{text}");
+        }
+    }
+
+    #[test]
+    fn path_ends_at_an_operator() {
+        for (text, path, rest) in [
+            ("phase=done", "phase", "=done"),
+            ("/phase=a/b", "phase", "=a/b"),
+            ("list[0].id!=7", "list[0].id", "!=7"),
+            ("[\"c=d\"]=1", "[\"c=d\"]", "=1"),
+            ("tries>=3", "tries", ">=3"),
+            ("$=1", "$", "=1"),
+            ("a=b=c", "a", "=b=c"),
+        ] {
+            let (found, after) = Path::split(text).unwrap();
+            assert_eq!((found.to_string().as_str(), after), (path, rest), "{text}");
         }
     }
 
@@ -231,19 +207,17 @@ mod tests {
             ("$", "$"),
             ("/a~1b", "[\"a/b\"]"),
         ] {
-            let path = Path::parse(text).unwrap();
+            let (path, _) = Path::split(text).unwrap();
             assert_eq!(path.to_string(), shown);
-            assert_eq!(Path::parse(shown).unwrap(), path);
+            assert_eq!(Path::split(shown).unwrap().0, path);
         }
-        assert_eq!(Condition::parse(".phase=done").unwrap().to_string(), "phase=\"done\"");
     }
 
     #[test]
     fn invalid_paths_are_refused() {
         for text in ["a[0", "a[x]", "a[-1]", "a[01]", "a[\"b]", "a[\"b\"", "a..b", "a.", "a.[0]", "..a", "a[0]b", "a[]"]
         {
-            assert!(Path::parse(text).is_err(), "{text}");
+            assert!(Path::split(text).is_err(), "{text}");
         }
-        assert!(Path::parse("a=1").is_err());
     }
 }

@@ -6,7 +6,8 @@ use crate::app::App;
 use crate::commands::{get, key};
 use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
-use crate::path::Condition;
+use crate::json::Json;
+use crate::path::Path;
 
 /// The arguments of `wait`.
 #[derive(Debug, clap::Args)]
@@ -46,4 +47,62 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let shown = Shown::of_entry(view.name(), &view.models, &entry);
     app.out.one(&["KEY", "REVISION", "AGE", "LEFT", "CODEC"], &get::item(app, &shown))?;
     Ok(Code::Success)
+}
+
+/// A condition on a value.
+#[derive(Debug)]
+struct Condition {
+    path: Path,
+    wanted: Option<Json>,
+}
+
+impl Condition {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let (path, rest) = Path::split(text)?;
+        let wanted = match rest.strip_prefix('=') {
+            Some(value) => Some(Json::parse(value.as_bytes()).unwrap_or_else(|_| Json::from(value))),
+            None if rest.is_empty() => None,
+            None => {
+                return Err(Failure::usage(format!("`{text}` has no operator that `wait` knows; use `PATH=VALUE`")));
+            }
+        };
+        Ok(Self { path, wanted })
+    }
+
+    fn holds(&self, value: &Json) -> bool {
+        match (self.path.find(value), &self.wanted) {
+            (Some(found), Some(wanted)) => found == wanted,
+            (found, None) => found.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_compare_json_values() {
+        let value = Json::parse(br#"{"phase":"done","tries":3,"deep":{"ok":true},"list":[{"id":7}]}"#).unwrap();
+        for (condition, holds) in [
+            (".phase=done", true),
+            (".phase=\"done\"", true),
+            ("tries=3", true),
+            ("tries=\"3\"", false),
+            ("tries=4", false),
+            ("deep.ok=true", true),
+            ("deep={\"ok\":true}", true),
+            ("deep", true),
+            ("list[0].id=7", true),
+            ("list[1]", false),
+            ("none", false),
+            ("none=1", false),
+        ] {
+            assert_eq!(Condition::parse(condition).unwrap().holds(&value), holds, "{condition}");
+        }
+        for invalid in ["phase!=done", "list[x]=1"] {
+            assert!(Condition::parse(invalid).is_err(), "{invalid}");
+        }
+    }
 }
