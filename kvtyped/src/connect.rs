@@ -190,12 +190,7 @@ impl Connect {
             #[cfg(feature = "file")]
             (Some("file"), rest) => Arc::new(FileBackend::open(FileOptions::from_url(rest, *timeout)?).await?),
             #[cfg(not(feature = "file"))]
-            (Some("file"), _) => {
-                return Err(Error::unsupported(
-                    "the feature `file` of kvtyped; enable it",
-                    "kvtyped without this feature",
-                ));
-            }
+            (Some("file"), _) => return Err(missing_feature("file")),
             #[cfg(feature = "nats")]
             (Some("nats" | "tls"), _) => {
                 let mut options = self.options.clone();
@@ -206,12 +201,7 @@ impl Connect {
                 })
             }
             #[cfg(not(feature = "nats"))]
-            (Some("nats" | "tls"), _) => {
-                return Err(Error::unsupported(
-                    "the feature `nats` of kvtyped; enable it",
-                    "kvtyped without this feature",
-                ));
-            }
+            (Some("nats" | "tls"), _) => return Err(missing_feature("nats")),
             (None, "") => {
                 return Err(Error::invalid_config(
                     "the URL is empty; pass `memory:`, `file:path` or `nats://host:port`",
@@ -389,6 +379,15 @@ impl IntoFuture for OpenFile {
     }
 }
 
+/// Returns the error of a URL that needs a feature of this crate.
+#[cfg(not(all(feature = "file", feature = "nats")))]
+fn missing_feature(feature: &str) -> Error {
+    Error::unsupported(
+        format!("the feature `{feature}`; enable it with `cargo add kvtyped --features {feature}`"),
+        "kvtyped without this feature",
+    )
+}
+
 /// Returns the in-memory backend of this name, which all stores of the process with the same URL share.
 fn shared_memory(name: &str) -> Arc<dyn Backend> {
     static SHARED: LazyLock<Mutex<HashMap<String, Weak<MemoryBackend>>>> = LazyLock::new(Mutex::default);
@@ -400,4 +399,29 @@ fn shared_memory(name: &str) -> Arc<dyn Backend> {
     shared.retain(|_, other| other.strong_count() > 0);
     shared.insert(name.to_owned(), Arc::downgrade(&backend));
     backend
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(not(all(feature = "file", feature = "nats")))]
+    #[tokio::test]
+    async fn url_of_a_missing_feature_names_the_command_that_enables_it() {
+        use crate::{ErrorKind, Outcome, Store};
+        let urls = [
+            ("file:app.kv", "file", cfg!(feature = "file")),
+            ("FILE:/app.kv?sync=off", "file", cfg!(feature = "file")),
+            ("nats://localhost", "nats", cfg!(feature = "nats")),
+            ("tls://localhost", "nats", cfg!(feature = "nats")),
+        ];
+        for (url, feature, is_enabled) in urls {
+            if is_enabled {
+                continue;
+            }
+            let error = Store::connect(url).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{url}: {error}");
+            assert_eq!(error.outcome(), Outcome::NotApplied, "{url}");
+            let command = format!("`cargo add kvtyped --features {feature}`");
+            assert!(error.to_string().contains(&command), "{url}: {error}");
+        }
+    }
 }
