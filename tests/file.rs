@@ -13,6 +13,7 @@ mod groups;
 mod indexes;
 mod kill;
 mod large;
+mod lifetimes;
 mod model;
 mod paths;
 pub(crate) mod power;

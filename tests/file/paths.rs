@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use futures::StreamExt;
 use kvtyped::backend::{Delivered, StartFrom, WatchRequest};
@@ -122,9 +124,65 @@ async fn folder_that_cannot_be_written_is_refused() {
     drop(other);
     fs::set_permissions(folder.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(records(folder.store().await.unwrap()).await, 1);
-    // A folder is no file.
+}
+
+/// SQLite would read such a file without an error, and lose every write.
+#[tokio::test]
+async fn path_of_anything_but_a_file_is_refused() {
+    let folder = Folder::new("no-file");
     fs::create_dir(folder.path("folder.kv")).unwrap();
-    unavailable(Store::file(folder.path("folder.kv")).await);
+    let made = Command::new("mkfifo").arg(folder.path("pipe.kv")).status();
+    assert!(made.expect("mkfifo runs").success());
+    let _socket = UnixListener::bind(folder.path("socket.kv")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", folder.path("link.kv")).unwrap();
+    for name in ["folder.kv", "pipe.kv", "socket.kv", "link.kv"] {
+        let error = folder_store(&folder, name).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{name}: {error}");
+        assert!(error.to_string().contains("no regular file"), "{name}: {error}");
+        assert!(!folder.path(&format!("{name}-lock")).exists(), "{name}");
+    }
+    assert!(!std::path::Path::new("/dev/null-lock").exists());
+    // The lock file of a new store, and its WAL.
+    for suffix in ["-lock", "-wal"] {
+        let made = Command::new("mkfifo").arg(folder.path(&format!("new.kv{suffix}"))).status();
+        assert!(made.expect("mkfifo runs").success());
+        let error = folder_store(&folder, "new.kv").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{suffix}: {error}");
+        fs::remove_file(folder.path(&format!("new.kv{suffix}"))).unwrap();
+    }
+    let store = folder_store(&folder, "app.kv").await.unwrap();
+    let error = store.backup(folder.path("pipe.kv")).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidConfig { .. }), "{error}");
+    write(store).await;
+}
+
+async fn folder_store(folder: &Folder, name: &str) -> Result<Store, Error> {
+    Store::file(folder.path(name)).timeout(Duration::from_secs(10)).await
+}
+
+/// SQLite opens such a file for reading only.
+#[tokio::test]
+async fn file_that_cannot_be_written_is_refused() {
+    let folder = Folder::new("read-only-file");
+    write(folder.store().await.unwrap()).await;
+    fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o400)).unwrap();
+    let protect = |flag: &str| Command::new("chattr").arg(flag).arg(folder.file()).status().is_ok_and(|s| s.success());
+    // Root writes to any file, unless its file system says that it never changes.
+    let is_root = fs::OpenOptions::new().append(true).open(folder.file()).is_ok();
+    if is_root && !protect("+i") {
+        eprintln!("NOT DONE: root can write to every file here");
+        return;
+    }
+    let before = fs::read(folder.file()).unwrap();
+    let result = folder.store().await;
+    if is_root {
+        assert!(protect("-i"));
+    }
+    let error = unavailable(result);
+    assert!(error.to_string().contains("app.kv` cannot be used: it is read-only"), "{error}");
+    assert_eq!(fs::read(folder.file()).unwrap(), before);
+    fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(records(folder.store().await.unwrap()).await, 1);
 }
 
 #[tokio::test]

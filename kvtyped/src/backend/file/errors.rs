@@ -29,6 +29,7 @@ pub(super) fn sqlite(paths: &Paths, error: rusqlite::Error) -> Error {
                 let (file, process) = (paths.name(), "another program that uses SQLite".to_owned());
                 return Error::new(ErrorKind::InUse { file, process }).caused_by(error);
             }
+            ErrorCode::ReadOnly => "it is read-only".to_owned(),
             _ => failure.to_string(),
         },
         // The type of a column.

@@ -16,7 +16,7 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Resolves a path. The folder must exist.
+    /// Resolves a path. The folder must exist, and the files must be regular files, if they exist.
     pub(super) fn new(path: &Path) -> Result<Self> {
         let invalid =
             |reason: String| Error::invalid_config(format!("`{}` is no path of a store: {reason}", path.display()));
@@ -31,7 +31,14 @@ impl Paths {
         if main.is_symlink() {
             main = main.canonicalize().map_err(|error| invalid(format!("the link cannot be used: {error}")))?;
         }
-        Ok(Self { wal: with_suffix(&main, "-wal"), lock: with_suffix(&main, "-lock"), main })
+        let paths = Self { wal: with_suffix(&main, "-wal"), lock: with_suffix(&main, "-lock"), main };
+        // SQLite opens a pipe or a device without an error, and loses what it writes there.
+        for path in [&paths.main, &paths.wal, &paths.lock] {
+            if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+                return Err(invalid(format!("`{}` is no regular file", path.display())));
+            }
+        }
+        Ok(paths)
     }
 
     /// Returns the name of the database in messages.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
 use super::crc::Crc;
 
@@ -91,11 +91,15 @@ impl Meta {
     }
 }
 
-/// Opens an existing file. Writes nothing.
+/// Opens an existing file. Writes nothing. Returns an error if the file is read-only.
 ///
 /// The caller holds the lock file. No other connection may use the file, so SQLite keeps its own locks, too.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    if db.is_readonly(MAIN_DB)? {
+        // SQLite opens a file without the permission to write for reading only.
+        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None));
+    }
     db.busy_timeout(Duration::ZERO)?;
     // A refused file must stay as it is, with its WAL.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -188,8 +192,9 @@ pub(super) fn set_sync(db: &Connection, each_commit: bool) -> rusqlite::Result<(
 
 /// Runs `act` in a transaction.
 pub(super) fn transaction<R>(db: &Connection, act: impl FnOnce() -> rusqlite::Result<R>) -> rusqlite::Result<R> {
-    db.execute_batch("BEGIN IMMEDIATE")?;
-    let result = act().and_then(|result| db.execute_batch("COMMIT").map(|()| result));
+    let run = |command| db.prepare_cached(command)?.execute([]);
+    run("BEGIN IMMEDIATE")?;
+    let result = act().and_then(|result| run("COMMIT").map(|_| result));
     if result.is_err() && !db.is_autocommit() {
         // SQLite rolls back some errors on its own. An error of the rollback is not worse than the first error.
         let _ = db.execute_batch("ROLLBACK");
