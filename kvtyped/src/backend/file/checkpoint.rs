@@ -1,9 +1,11 @@
 //! Moves the oldest rows of the journal into the tables of the state.
 
-use rusqlite::{Connection, Result};
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Result, Row};
 
 use super::buckets::{self, BucketRow, BucketRows, add, subtract};
-use super::row::{BUCKET_CONFIGURED, BUCKET_CREATED, BUCKET_DELETED};
+use super::row::{BUCKET_CONFIGURED, BUCKET_CREATED, BUCKET_DELETED, REMOVED, STORED};
 use super::schema::{Meta, transaction};
 
 /// The outcome of one step.
@@ -20,8 +22,7 @@ pub(super) struct Step {
 pub(super) fn step(db: &Connection, meta: &Meta, rows: &BucketRows, upto: i64, time: i64) -> Result<Step> {
     transaction(db, || {
         let mut step = Step { meta: *meta, rows: rows.clone(), has_orphans: false };
-        step.apply_buckets(db, upto)?;
-        step.count(db, upto)?;
+        let replaces = step.apply(db, upto)?;
         // An entry that was also removed is never inserted.
         db.prepare_cached(
             "INSERT INTO entry SELECT seq, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value
@@ -29,8 +30,9 @@ pub(super) fn step(db: &Connection, meta: &Meta, rows: &BucketRows, upto: i64, t
              AND seq NOT IN (SELECT target FROM journal WHERE seq <= ?1 AND effect = 2)",
         )?
         .execute([upto])?;
-        db.prepare_cached("DELETE FROM entry WHERE seq IN (SELECT target FROM journal WHERE seq <= ? AND effect = 2)")?
-            .execute([upto])?;
+        if replaces {
+            step.remove_entries(db, upto)?;
+        }
         db.prepare_cached("DELETE FROM journal WHERE seq <= ?")?.execute([upto])?;
         for (id, row) in step.rows.iter().filter(|(id, row)| rows.get(id) != Some(*row)) {
             row.write(*id, db)?;
@@ -47,96 +49,96 @@ pub(super) fn step(db: &Connection, meta: &Meta, rows: &BucketRows, upto: i64, t
 }
 
 impl Step {
-    /// Applies the effects on whole buckets.
-    fn apply_buckets(&mut self, db: &Connection, upto: i64) -> Result<()> {
+    /// Applies the rows to the buckets: settings, revisions, and the counts and digests of new entries. Returns whether a
+    /// row removes an entry that an earlier step has moved.
+    fn apply(&mut self, db: &Connection, upto: i64) -> Result<bool> {
         let mut statement = db.prepare_cached(
-            "SELECT effect, bucket, revision, created, key, value FROM journal WHERE seq <= ? AND effect > 2 ORDER BY seq",
+            "SELECT seq, effect, target, bucket, revision, created, space, crc,
+             CASE WHEN effect > 2 THEN key END, CASE WHEN effect > 2 THEN value END
+             FROM journal WHERE seq <= ? ORDER BY seq",
         )?;
         let mut effects = statement.query([upto])?;
+        // The bucket and the checksum of each new entry.
+        let mut stored: HashMap<i64, (i64, i64)> = HashMap::new();
+        let mut replaces = false;
         while let Some(effect) = effects.next()? {
-            let id: i64 = effect.get(1)?;
-            let config = || -> Result<String> {
-                let bytes: Vec<u8> = effect.get(5)?;
-                Ok(String::from_utf8_lossy(&bytes).into_owned())
-            };
-            match effect.get(0)? {
-                BUCKET_CREATED => {
-                    let row = BucketRow {
-                        name: effect.get(4)?,
-                        created: effect.get(3)?,
-                        last_revision: 0,
-                        last_removed: 0,
-                        entries: 0,
-                        digest: 0,
-                        config: config()?,
-                    };
-                    self.meta.buckets = self.meta.buckets.max(id);
-                    self.rows.insert(id, row);
-                }
-                BUCKET_CONFIGURED => {
+            let id: i64 = effect.get(3)?;
+            match effect.get(1)? {
+                STORED => {
+                    stored.insert(effect.get(0)?, (id, effect.get(7)?));
                     if let Some(row) = self.rows.get_mut(&id) {
-                        row.config = config()?;
+                        row.last_revision = row.last_revision.max(effect.get(4)?);
                     }
                 }
-                BUCKET_DELETED => {
-                    self.rows.remove(&id);
-                    self.has_orphans = true;
-                }
-                // Skipped revisions.
-                _ => {
-                    if let Some(row) = self.rows.get_mut(&id) {
-                        row.last_revision = effect.get(2)?;
-                        row.last_removed = row.last_revision;
+                REMOVED => {
+                    replaces |= stored.remove(&effect.get(2)?).is_none();
+                    if let Some(row) = self.rows.get_mut(&id)
+                        && effect.get::<_, Option<i64>>(6)?.is_none()
+                    {
+                        row.last_removed = row.last_removed.max(effect.get(4)?);
                     }
+                }
+                kind => self.apply_to_bucket(kind, id, effect)?,
+            }
+        }
+        for (bucket, crc) in stored.into_values() {
+            if let Some(row) = self.rows.get_mut(&bucket) {
+                (row.entries, row.digest) = (row.entries + 1, add(row.digest, crc));
+            }
+        }
+        Ok(replaces)
+    }
+
+    /// Applies an effect on a whole bucket.
+    fn apply_to_bucket(&mut self, kind: i64, id: i64, effect: &Row<'_>) -> Result<()> {
+        let config = || -> Result<String> {
+            let bytes: Vec<u8> = effect.get(9)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        match kind {
+            BUCKET_CREATED => {
+                let row = BucketRow {
+                    name: effect.get(8)?,
+                    created: effect.get(5)?,
+                    last_revision: 0,
+                    last_removed: 0,
+                    entries: 0,
+                    digest: 0,
+                    config: config()?,
+                };
+                self.meta.buckets = self.meta.buckets.max(id);
+                self.rows.insert(id, row);
+            }
+            BUCKET_CONFIGURED => {
+                if let Some(row) = self.rows.get_mut(&id) {
+                    row.config = config()?;
+                }
+            }
+            BUCKET_DELETED => {
+                self.rows.remove(&id);
+                self.has_orphans = true;
+            }
+            // Skipped revisions.
+            _ => {
+                if let Some(row) = self.rows.get_mut(&id) {
+                    row.last_revision = effect.get(4)?;
+                    row.last_removed = row.last_revision;
                 }
             }
         }
         Ok(())
     }
 
-    /// Updates the counts, digests and revisions of the buckets.
-    fn count(&mut self, db: &Connection, upto: i64) -> Result<()> {
-        self.each_sum(
-            db,
-            "SELECT bucket, max(revision), 0 FROM journal WHERE seq <= ?1 AND effect = 1 GROUP BY bucket",
-            upto,
-            |row, revision, _| row.last_revision = row.last_revision.max(revision),
+    /// Removes entries that earlier steps have moved.
+    fn remove_entries(&mut self, db: &Connection, upto: i64) -> Result<()> {
+        let mut statement = db.prepare_cached(
+            "DELETE FROM entry WHERE seq IN (SELECT target FROM journal WHERE seq <= ? AND effect = 2)
+             RETURNING bucket, crc",
         )?;
-        self.each_sum(
-            db,
-            "SELECT bucket, max(revision), 0 FROM journal WHERE seq <= ?1 AND effect = 2 AND space IS NULL GROUP BY bucket",
-            upto,
-            |row, revision, _| row.last_removed = row.last_removed.max(revision),
-        )?;
-        self.each_sum(
-            db,
-            "SELECT bucket, count(*), sum(crc) FROM journal WHERE seq <= ?1 AND effect = 1
-             AND seq NOT IN (SELECT target FROM journal WHERE seq <= ?1 AND effect = 2) GROUP BY bucket",
-            upto,
-            |row, count, crc| (row.entries, row.digest) = (row.entries + count, add(row.digest, crc)),
-        )?;
-        self.each_sum(
-            db,
-            "SELECT bucket, count(*), sum(crc) FROM entry
-             WHERE seq IN (SELECT target FROM journal WHERE seq <= ?1 AND effect = 2) GROUP BY bucket",
-            upto,
-            |row, count, crc| (row.entries, row.digest) = (row.entries - count, subtract(row.digest, crc)),
-        )
-    }
-
-    /// Calls `act` with the row of each bucket of the query and two numbers.
-    fn each_sum(
-        &mut self,
-        db: &Connection,
-        query: &str,
-        upto: i64,
-        mut act: impl FnMut(&mut BucketRow, i64, i64),
-    ) -> Result<()> {
-        let mut statement = db.prepare_cached(query)?;
-        let mut sums = statement.query([upto])?;
-        while let Some(sum) = sums.next()? {
-            if let Some(row) = self.rows.get_mut(&sum.get(0)?) {
-                act(row, sum.get(1)?, sum.get(2)?);
+        let mut removed = statement.query([upto])?;
+        while let Some(entry) = removed.next()? {
+            if let Some(row) = self.rows.get_mut(&entry.get(0)?) {
+                (row.entries, row.digest) = (row.entries - 1, subtract(row.digest, entry.get(1)?));
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Statement};
+use rusqlite::{CachedStatement, Connection, Statement};
 
 use super::crc::Crc;
 use super::{schema, stored_config};
@@ -35,6 +35,10 @@ pub(super) const COLUMNS: &str =
 pub(super) const INSERT: &str =
     "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// Inserts a row of [`REMOVED`], which has few columns.
+const INSERT_REMOVED: &str =
+    "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// A TTL that never ends, in the column `ttl`.
 const NEVER: i64 = -1;
@@ -83,7 +87,7 @@ impl<'a> Row<'a> {
         crc.text(key).text(id).text(headers).blob(value).end()
     }
 
-    /// Inserts the row with a statement of [`COLUMNS`].
+    /// Inserts the row with a statement of [`INSERT`].
     pub(super) fn insert(&self, insert: &mut Statement<'_>) -> rusqlite::Result<()> {
         let Self {
             seq,
@@ -105,6 +109,13 @@ impl<'a> Row<'a> {
         let values = rusqlite::params![
             seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value
         ];
+        insert.execute(values).map(drop)
+    }
+
+    /// Inserts a row of [`REMOVED`] with a statement of [`INSERT_REMOVED`].
+    fn insert_removed(&self, insert: &mut Statement<'_>) -> rusqlite::Result<()> {
+        let Self { seq, effect, target, bucket, revision, created, space, .. } = *self;
+        let values = rusqlite::params![seq, effect, target, bucket, revision, created, space, self.crc()];
         insert.execute(values).map(drop)
     }
 
@@ -194,14 +205,20 @@ impl<'a> Row<'a> {
 }
 
 /// The insertion of records into the journal.
-pub(super) struct Insertion<'a, 'c> {
-    pub(super) db: &'a Connection,
-    pub(super) statement: &'a mut Statement<'c>,
+pub(super) struct Insertion<'a> {
+    db: &'a Connection,
+    statement: CachedStatement<'a>,
+    removed: CachedStatement<'a>,
     /// Returns the text of a configuration with the unknown settings of its bucket.
-    pub(super) unknown: &'a stored_config::Unknown,
+    unknown: &'a stored_config::Unknown,
 }
 
-impl Insertion<'_, '_> {
+impl<'a> Insertion<'a> {
+    pub(super) fn new(db: &'a Connection, unknown: &'a stored_config::Unknown) -> rusqlite::Result<Self> {
+        let (statement, removed) = (db.prepare_cached(INSERT)?, db.prepare_cached(INSERT_REMOVED)?);
+        Ok(Self { db, statement, removed, unknown })
+    }
+
     /// Inserts one record.
     pub(super) fn insert(&mut self, record: &Record) -> rusqlite::Result<()> {
         let row = Row { seq: signed(record.seq), created: nanos(record.at), ..Row::default() };
@@ -232,13 +249,13 @@ impl Insertion<'_, '_> {
                     value: Some(&entry.value),
                     ..row
                 };
-                row.insert(self.statement)
+                row.insert(&mut self.statement)
             }
             Effect::Removed { bucket, removal } => {
                 let (target, revision) = (Some(signed(removal.entry.seq)), Some(signed(removal.revision.get())));
                 let space = (removal.entry.space == KeySpace::Index).then_some(INDEX);
                 let row = Row { effect: REMOVED, target, bucket: signed(*bucket), revision, space, ..row };
-                row.insert(self.statement)
+                row.insert_removed(&mut self.removed)
             }
             Effect::BucketCreated { bucket, config } => {
                 let row = Row { effect: BUCKET_CREATED, bucket: signed(*bucket), ..row };
@@ -250,7 +267,7 @@ impl Insertion<'_, '_> {
             }
             Effect::BucketDeleted { bucket } => {
                 let row = Row { effect: BUCKET_DELETED, bucket: signed(bucket.id), ..row };
-                row.insert(self.statement)
+                row.insert(&mut self.statement)
             }
         }
     }
@@ -266,7 +283,7 @@ impl Insertion<'_, '_> {
         }
         let text = self.unknown.to_text(bucket, config);
         let row = Row { key: Some(&config.name), value: Some(text.as_bytes()), ..row };
-        row.insert(self.statement)
+        row.insert(&mut self.statement)
     }
 }
 

@@ -12,7 +12,7 @@ use super::lock::{LockError, LockFile, Mark};
 use super::open;
 use super::options::FileOptions;
 use super::paths::{self, Paths, with_suffix};
-use super::row::{self, COLUMNS, INSERT, Insertion, Row};
+use super::row::{self, COLUMNS, Insertion, Row};
 use super::schema::{self, Clean, Meta};
 use super::stored_config::Unknown;
 use crate::backend::state::effect::{Effect, Record};
@@ -297,8 +297,7 @@ impl Content {
             config.index_entries = Some(has_index);
             self.configs.insert(id, config);
         }
-        let mut statement = db.prepare_cached(INSERT)?;
-        let mut insertion = Insertion { db, statement: &mut statement, unknown: &self.unknown };
+        let mut insertion = Insertion::new(db, &self.unknown)?;
         let mut seq = 0;
         let mut record = |at: Duration, effect: Effect| {
             seq += 1;

@@ -82,6 +82,13 @@ impl LogWriter {
         }
     }
 
+    /// Adds the effects that have arrived since the last call to a group, about `size` bytes. Does not wait.
+    pub(crate) fn join(&self, group: &mut Vec<Record>, size: usize) {
+        if let Some(log) = shared::lock(&self.state).log() {
+            group.append(&mut log.take_group(size));
+        }
+    }
+
     /// Reports that a group is durable.
     pub(crate) fn committed(&self, group: Vec<Record>) {
         let Some(last) = group.last().map(|record| record.seq) else { return };
