@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use kvtyped::backend::{KeySpace, RawBucket, ReadAt};
-use kvtyped::prelude::*;
 use kvtyped::{ErrorKind, Read};
 use tokio::runtime::Runtime;
 
