@@ -18,7 +18,7 @@ const OPENING_BYTES: u64 = 64 * 1024;
 const JOINED_BYTES: usize = 128 * 1024;
 
 impl Journal {
-    /// Writes a group and the effects that arrive meanwhile, and reports their fate. Returns the number of the effects.
+    /// Writes a group with the effects that join it, and answers their calls. Returns the number of effects.
     pub(super) fn write(&mut self, mut group: Vec<Record>) -> usize {
         if !self.files.are_in_place() {
             drop(group);
