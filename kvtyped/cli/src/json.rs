@@ -111,10 +111,11 @@ impl Json {
         1 + deepest.unwrap_or_default()
     }
 
-    /// Returns the value at a path: names of fields and numbers of items, separated by dots or slashes.
+    /// Returns the value at a path: names of fields and numbers of items, separated by dots or slashes. A number may have
+    /// brackets: `items[0].id`.
     pub(crate) fn at(&self, path: &str) -> Option<&Self> {
         let path = path.trim_start_matches('$').trim_start_matches(['.', '/']);
-        let steps = path.split(['.', '/']).filter(|step| !step.is_empty());
+        let steps = path.split(['.', '/', '[', ']']).filter(|step| !step.is_empty());
         let mut value = self;
         for step in steps {
             value = match value {
@@ -349,7 +350,9 @@ mod tests {
         for path in ["status.phase", ".status.phase", "/status/phase", "$.status.phase"] {
             assert_eq!(value.at(path).and_then(Json::text), Some("done"), "{path}");
         }
-        assert_eq!(value.at("status.tries.1"), Some(&Json::Unsigned(2)));
+        for path in ["status.tries.1", "status.tries[1]", "$.status.tries[1]"] {
+            assert_eq!(value.at(path), Some(&Json::Unsigned(2)), "{path}");
+        }
         assert_eq!((value.at("status.none"), value.at("status.tries.9")), (None, None));
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Write the record without its TTL
     #[arg(long)]
     no_ttl: bool,
+    /// Edit only if the record has this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
     #[command(flatten)]
     options: WriteOptions,
 }
@@ -52,14 +55,16 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let read = || async { view.bucket.get(&key).read(Read::Leader).await };
     let mut stored = read().await?.ok_or_else(|| no_record(view.name(), &key))?;
     // Before the user types, not after.
+    writing::check_revision(Some(&stored), args.if_revision)?;
     writing::kept_headers(&stored, args.raw)?;
     let ttl = |stored: &Entry<RawRecord>| match args.no_ttl {
         true => Ok(None),
-        false => writing::kept_ttl(stored, args.keep_deadline),
+        false => writing::kept_ttl(&view, stored, args.keep_deadline),
     };
     ttl(&stored)?;
     let mut form = form_of(&view, &key, &stored, args.raw)?;
     let file = Draft::create(&form)?;
+    let may_reopen = app.is_interactive() && args.if_revision.is_none();
     loop {
         edit(file.path()).await?;
         let text = fs::read_to_string(file.path())?;
@@ -93,8 +98,8 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
                 writing::report(app, view.name(), &key, ("update", Some(revision)), ttl)?;
                 return Ok(Code::Success);
             }
-            Err(failure) if failure.code != Code::Conflict || !app.is_interactive() => return Err(file.keep(failure)),
-            Err(_) => {}
+            Err(failure) if failure.code == Code::Conflict && may_reopen => {}
+            Err(failure) => return Err(file.keep(failure)),
         }
         // Another writer came first. The editor opens on the newest record with the change merged.
         let newest = match read().await {
