@@ -106,8 +106,8 @@ impl Condition {
         }
     }
 
-    /// Returns the order of a field and the value: numbers by size, and texts by their characters. `None` if the field is
-    /// neither, or a number and the value is none.
+    /// Returns the order of a field and the value: numbers by size, and texts by their characters. `None` if the
+    /// two have different types, or another type.
     fn order(&self, found: &Json) -> Option<Ordering> {
         match (found, &self.json) {
             (Json::Text(found), Some(Json::Text(wanted))) => Some(found.as_str().cmp(wanted)),

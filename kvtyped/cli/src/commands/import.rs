@@ -9,10 +9,11 @@ use crate::app::{App, Target, WriteView};
 use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::out::Unit;
+use crate::transfer::counts::Counts;
 use crate::transfer::input::{self, Input, Lines};
 use crate::transfer::line::{Imported, Line};
 use crate::transfer::resume::ResumeFile;
-use crate::transfer::writer::{Counts, OnConflict, Writer};
+use crate::transfer::writer::{OnConflict, Writer};
 use crate::writing::WriteOptions;
 
 /// The number of lines that are written before the position is stored.

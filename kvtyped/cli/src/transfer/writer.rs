@@ -9,11 +9,10 @@ use kvtyped::bucket::{BucketStatus, RawWrite};
 use kvtyped::{Bucket, Entry, ErrorKind, Key, RawRecord, Read, Revision};
 use tokio::time::Instant;
 
+use super::counts::Counts;
 use super::line::Imported;
 use crate::app::App;
 use crate::fail::{Code, Done, Failure};
-use crate::json::object;
-use crate::out::Item;
 
 /// The number of writes in flight.
 const IN_FLIGHT: usize = 256;
@@ -31,39 +30,6 @@ pub(crate) enum OnConflict {
     Skip,
     /// Replace it, unless the value, the headers and the end of its TTL are the same
     Overwrite,
-}
-
-/// The numbers of lines with each result.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) imported: u64,
-    /// Records that exist already.
-    unchanged: u64,
-    skipped: u64,
-    conflicts: u64,
-    expired: u64,
-    pub(crate) refused: u64,
-}
-
-impl Counts {
-    pub(crate) fn print(&self, app: &App, bucket: &str, dry_run: bool) -> Result<(), Failure> {
-        let Self { imported, unchanged, skipped, conflicts, expired, refused } = *self;
-        let json = object! {
-            "v" => 1u8,
-            "type" => "imported",
-            "bucket" => bucket,
-            "imported" => imported,
-            "unchanged" => unchanged,
-            "skipped" => skipped,
-            "conflicts" => conflicts,
-            "expired" => expired,
-            "refused" => refused,
-            "dry_run" => dry_run.then_some(true),
-        };
-        let cells = [imported, unchanged, skipped, conflicts, expired, refused].map(|count| count.to_string());
-        let columns = ["IMPORTED", "UNCHANGED", "SKIPPED", "CONFLICTS", "EXPIRED", "REFUSED"];
-        app.out.one(&columns, &Item::new(json).cells(cells).name(bucket))
-    }
 }
 
 /// A line that may be written.
