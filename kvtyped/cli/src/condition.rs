@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::codec::Codec;
 use crate::entry::Shown;
 use crate::json::Json;
+use crate::path::Path;
 
 /// The conditions of a command that selects records.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,7 +20,7 @@ pub(crate) struct Where {
 /// A condition on one field. A missing field counts as `null`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Condition {
-    path: String,
+    path: Path,
     operator: Operator,
     /// The value as it was given.
     text: String,
@@ -72,21 +73,23 @@ impl FromStr for Condition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let at = text.find(['!', '=', '<', '>']).ok_or("it has no operator: `=`, `!=`, `<`, `<=`, `>` or `>=`")?;
-        let (path, rest) = text.split_at(at);
+        let (path, rest) = Path::split(text).map_err(|failure| failure.message().to_owned())?;
+        if rest.is_empty() {
+            return Err("it has no operator: = != < <= > >=".to_owned());
+        }
         let found = OPERATORS.iter().find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)));
-        let (operator, value) = found.ok_or("`!` is no operator; use `!=`")?;
+        let (operator, value) = found.ok_or("an operator begins with an exclamation mark only in !=")?;
         if value.starts_with('=') {
             return Err("`==` is no operator; use `=`".to_owned());
         }
         let json = Json::parse(value.as_bytes()).ok().filter(|json| json.depth() == 0);
-        Ok(Self { path: path.trim().to_owned(), operator, text: value.to_owned(), json })
+        Ok(Self { path, operator, text: value.to_owned(), json })
     }
 }
 
 impl Condition {
     fn holds(&self, value: &Json) -> bool {
-        let found = value.at(&self.path).unwrap_or(&Json::Null);
+        let found = self.path.find(value).unwrap_or(&Json::Null);
         match self.operator {
             Operator::Equal => self.equals(found),
             Operator::NotEqual => !self.equals(found),
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn condition_without_operator_is_refused() {
-        for text in ["phase", "phase==done", "phase!done", ""] {
+        for text in ["phase", "phase==done", "phase!done", "items[0=1", ""] {
             assert!(text.parse::<Condition>().is_err(), "{text}");
         }
     }

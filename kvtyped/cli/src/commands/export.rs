@@ -7,7 +7,7 @@ use crate::commands::{cursor, filter};
 use crate::condition::Where;
 use crate::entry::Shown;
 use crate::escape::escape_json;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::out::Unit;
 use crate::readable;
 use crate::settings::bucket_json;
@@ -67,7 +67,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             }
             Err(error) if error.key().is_some() => {
                 unreadable += 1;
-                bar.suspend(|| app.out.warn(&format!("not exported: {}", error.report())));
+                bar.suspend(|| app.out.warn(&format!("not exported: {}", message_of(&error))));
             }
             Err(error) => {
                 bar.finish_and_clear();
