@@ -3,10 +3,11 @@
 use std::future::IntoFuture;
 
 use futures::TryStreamExt;
+use kvtyped::backend::{Deadline, Write, WriteKind};
 use kvtyped::config::{Drift, WriteEpochs};
 use kvtyped::key::ModelKey;
 use kvtyped::prelude::*;
-use kvtyped::{ErrorKind, Event, RawRecord};
+use kvtyped::{ErrorKind, Event, RawRecord, Read, Ttl};
 
 use crate::index_probe::{IndexProbe, User, UserKey, user};
 use crate::support::{World, on_both_backends, unique};
@@ -174,6 +175,27 @@ on_both_backends! {
         probe.check_violations().await;
         users.verify_indexes().repair().await.unwrap();
         probe.check_quiet(3).await;
+    }
+
+    async fn repair_of_an_entry_keeps_the_ttl_of_its_record(world: World) {
+        let second = Duration::from_secs(1);
+        // With a history, the TTL is at least that of the markers.
+        for (history, lives) in [(1, 100), (5, 600)] {
+            let open = world.store.bucket::<User>().name(unique("users")).history(history).limit_markers(600 * second);
+            let probe = IndexProbe::of(&world, open.await.unwrap()).await;
+            let users = &probe.users;
+            users.put(&user(1, "ada")).await.unwrap();
+            // Another client changes the team and sets a TTL. The entry of the old team stays.
+            let moved = serde_json::to_vec(&User { team: Some("ops".into()), ..user(1, "ada") }).unwrap();
+            let write = Write::new(UserKey::new(1).encode().unwrap(), WriteKind::Put(moved.into()));
+            let write = write.with_ttl(Ttl::new(100 * second));
+            let foreign = probe.raw().write(write, Deadline::after(10 * second)).await.unwrap();
+            users.verify_indexes().repair().await.unwrap();
+            let repaired = users.get(&UserKey::new(1)).read(Read::Leader).await.unwrap().expect("it has not expired");
+            assert!(repaired.revision() > foreign, "the record was written again before its entry was erased");
+            let kept = repaired.ttl().expect("it must not become permanent").as_secs();
+            assert!((lives - 10..=lives).contains(&kept), "history {history}: {kept} s");
+        }
     }
 }
 

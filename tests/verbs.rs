@@ -290,6 +290,39 @@ on_both_backends! {
         assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
     }
 
+    async fn kept_ttl_is_rejected_with_history(world: World) {
+        needs!(world, RecordTtl);
+        let before = world.bucket::<Session>().await;
+        let session = Session::new("acme", 7);
+        let created = before.create(&session).ttl(100 * SECOND).await.unwrap();
+        let open = world.store.bucket::<Session>().name(before.name()).history(5).on_drift(Drift::Update);
+        let sessions = open.await.unwrap();
+        let key = session.key();
+        let visit = |session: &mut Session| session.visits += 1;
+        for (operation, error) in [
+            ("touch", sessions.touch(&key).await.unwrap_err()),
+            ("touch", sessions.touch(&key).ttl(SECOND).await.unwrap_err()),
+            ("modify", sessions.modify(&key, visit).await.unwrap_err()),
+            ("modify", sessions.modify(&key, visit).ttl(SECOND).await.unwrap_err()),
+            (
+                "transform",
+                sessions.transform(&key, |session| session.map_or(Change::Keep, |session| Change::Put(session.visited(9)))).await.unwrap_err(),
+            ),
+            ("update", sessions.update(&session, created).ttl(SECOND).await.unwrap_err()),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::Unsupported { needs, .. } if needs.contains("`history = 1`")), "{error}");
+            assert_eq!((error.operation(), error.outcome()), (Some(operation), Outcome::NotApplied), "{error}");
+        }
+        // A change that writes nothing needs no TTL, and a removal keeps none.
+        let same = sessions.modify(&key, |_| {}).await.unwrap();
+        assert_eq!((same.revision(), same.ttl()), (created, Ttl::new(100 * SECOND)));
+        let updated = sessions.update(&session.clone().visited(3), created).await.unwrap();
+        let entry = sessions.get(&key).read(Read::Leader).await.unwrap().expect("there");
+        assert_eq!((entry.revision(), entry.ttl()), (updated, None), "it no longer expires");
+        assert_eq!(sessions.modify(&key, visit).await.unwrap().visits, 4);
+        sessions.touch(&key).await.unwrap();
+    }
+
     async fn bucket_ttl_expires_records(world: World) {
         let sessions: Bucket<Session> = world.fresh().ttl(SECOND).await.unwrap();
         let session = Session::new("acme", 7);

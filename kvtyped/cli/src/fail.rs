@@ -147,6 +147,11 @@ impl Failure {
         Self::new(Code::NotFound, "not_found", message)
     }
 
+    /// Something that the bucket or the server does not support.
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Code::Unsupported, "unsupported", message)
+    }
+
     /// Another writer or holder came first.
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
         Self::new(Code::Conflict, "conflict", message)

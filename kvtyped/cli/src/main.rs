@@ -7,6 +7,7 @@ mod child;
 mod codec;
 mod commands;
 mod complete;
+mod condition;
 mod confirm;
 mod context;
 mod diffs;

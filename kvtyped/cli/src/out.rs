@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal, Write};
 
 use self::item::tab_separated;
 pub(crate) use self::item::{ColorChoice, Format, Item, Payload, Style};
+pub(crate) use self::list::List;
 pub(crate) use self::progress::Unit;
 use crate::escape::{escape, escape_json, escape_lines};
 use crate::fail::Failure;

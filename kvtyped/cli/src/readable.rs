@@ -3,6 +3,8 @@
 use futures::{Stream, StreamExt};
 
 use crate::app::App;
+use crate::condition::Where;
+use crate::entry::Shown;
 use crate::fail::{Code, Failure, message_of};
 
 /// The items of a list. Items that cannot be read are reported and skipped.
@@ -31,6 +33,15 @@ impl<'a, T, S: Stream<Item = kvtyped::Result<T>> + Unpin> Readable<'a, S> {
         }
     }
 
+    /// Returns whether conditions select a record. Reports a record whose fields cannot be read, and does not select it.
+    pub(crate) fn selects(&mut self, conditions: &Where, shown: &Shown) -> bool {
+        conditions.selects(shown).unwrap_or_else(|reason| {
+            self.app.out.warn(&unreadable(shown, &reason));
+            self.code = Code::Data;
+            false
+        })
+    }
+
     /// Returns the list.
     pub(crate) fn items(&self) -> &S {
         &self.items
@@ -40,6 +51,11 @@ impl<'a, T, S: Stream<Item = kvtyped::Result<T>> + Unpin> Readable<'a, S> {
     pub(crate) fn code(&self) -> Code {
         self.code
     }
+}
+
+/// Returns the report of a record that `--where` cannot check.
+pub(crate) fn unreadable(shown: &Shown, reason: &str) -> String {
+    format!("`{}` is not selected, because its value cannot be read: {reason}", shown.key)
 }
 
 /// Returns a result. Reports an error and returns `None` if the bucket is one of all buckets.

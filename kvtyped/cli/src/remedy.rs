@@ -8,6 +8,10 @@ const REMEDIES: &[(&str, &str)] = &[
     ("; use `update`, `put` or `modify` to change it", "; change it with `kvtyped put` or `kvtyped patch`"),
     ("; write one with `create` or `put`", ""),
     ("; raise `.max_attempts` or `.timeout`, or use more keys", "; repeat the command, or raise `--timeout`"),
+    (
+        "; write the record without a TTL with `put` or `update`",
+        "; write the record with `kvtyped put BUCKET KEY --no-ttl`, or run `kvtyped bucket set BUCKET --history 1`",
+    ),
     ("; raise `max_value_size`, or", "; raise it with `kvtyped bucket set BUCKET --max-value-size`, or"),
     ("; raise its `max_bytes` (", "; raise its limit with `kvtyped bucket set BUCKET --max-bytes` ("),
     ("; see the module `kvtyped::permissions`", "; see what the user may do with `kvtyped doctor BUCKET`"),

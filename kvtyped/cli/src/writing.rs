@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
 
 use kvtyped::backend::RecordHeaders;
-use kvtyped::{Entry, Key, RawRecord, Revision};
+use kvtyped::{Entry, Key, RawRecord, Revision, Ttl};
 
 use crate::app::{App, WriteView};
 use crate::codec::{Codec, Models};
@@ -13,6 +13,9 @@ use crate::fail::Failure;
 use crate::json::{Json, object};
 use crate::out::Item;
 use crate::time;
+
+/// How often a write without a condition starts over because another writer came first.
+pub(crate) const ATTEMPTS: usize = 20;
 
 /// Options of commands that write records.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -151,22 +154,50 @@ pub(crate) fn new_headers(models: &Models, key: &Key) -> RecordHeaders {
     RecordHeaders::of_version(writes.filter(|version| *version > 1))
 }
 
-/// Returns the TTL of a write that replaces a record: the whole TTL again, or the remaining time.
-pub(crate) fn kept_ttl(stored: &Entry<RawRecord>, keep_deadline: bool) -> Result<Option<Duration>, Failure> {
-    match stored.ttl() {
-        None => Ok(None),
+/// Returns the TTL of a write that replaces a record: the whole TTL again, or the remaining time. Refuses a TTL that the
+/// bucket would not keep.
+pub(crate) fn kept_ttl(
+    view: &WriteView,
+    stored: &Entry<RawRecord>,
+    keep_deadline: bool,
+) -> Result<Option<Duration>, Failure> {
+    let ttl = match stored.ttl() {
+        None => return Ok(None),
         Some(ttl) if ttl.is_never() => {
-            Err(Failure::refused(format!("record `{}` is exempt from the TTL of its bucket", stored.key()))
-                .hint("a write would end the exemption; use `--no-ttl` or `--ttl`"))
+            return Err(Failure::refused(format!("record `{}` is exempt from the TTL of its bucket", stored.key()))
+                .hint("a write would end the exemption; use `--no-ttl` or `--ttl`"));
         }
-        Some(ttl) if !keep_deadline => Ok(Some(ttl.as_duration())),
-        Some(_) => {
-            let left = Duration::from_secs(stored.remaining().unwrap_or_default().as_secs());
-            match left.is_zero() {
-                true => Err(Failure::refused(format!("record `{}` has less than a second left", stored.key()))),
-                false => Ok(Some(left)),
-            }
-        }
+        Some(ttl) => ttl.as_duration(),
+    };
+    if let Some(history) = view.bucket.config().history.filter(|history| *history > 1) {
+        return Err(Failure::unsupported(format!(
+            "record `{}` has a TTL, and bucket `{}` has `history` {history}: the previous value would reappear at its end",
+            stored.key(),
+            view.name()
+        ))
+        .hint(format!(
+            "write the record without its TTL with `--no-ttl`, or run `kvtyped bucket set {} --history 1`",
+            view.name()
+        )));
+    }
+    if !keep_deadline {
+        return Ok(Some(ttl));
+    }
+    let left = Duration::from_secs(stored.remaining().unwrap_or_default().as_secs());
+    match left.is_zero() {
+        true => Err(Failure::refused(format!("record `{}` has less than a second left", stored.key()))),
+        false => Ok(Some(left)),
+    }
+}
+
+/// Checks that a record has the revision that `--if-revision` names.
+pub(crate) fn check_revision(stored: Option<&Entry<RawRecord>>, wanted: Option<u64>) -> Result<(), Failure> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    match stored.map(|entry| entry.revision().get()) {
+        Some(revision) if revision == wanted => Ok(()),
+        Some(revision) => Err(Failure::conflict(format!("the record has revision {revision}, not {wanted}"))
+            .hint("read the record again with `kvtyped get`")),
+        None => Err(Failure::conflict(format!("the key has no record; expected revision {wanted}"))),
     }
 }
 
@@ -178,6 +209,8 @@ pub(crate) fn report(
     (op, revision): (&str, Option<Revision>),
     ttl: Option<Duration>,
 ) -> Result<(), Failure> {
+    // A server keeps whole seconds.
+    let ttl = ttl.map(|ttl| Ttl::new(ttl).map_or(ttl, Ttl::as_duration));
     let json = object! {
         "v" => 1u8,
         "type" => "written",

@@ -60,6 +60,8 @@
 //! * A write without a TTL does not inherit the TTL of the entry that it replaces
 //!   (`later_write_without_ttl_does_not_expire`).
 //! * The bucket's own TTL removes every value (`bucket_ttl_removes_values`).
+//! * With a history, a TTL is at least that of the limit markers, and the previous value reappears at its end
+//!   (`ttl_in_history_is_at_least_that_of_markers`).
 //! * A write with a TTL fails with `Unsupported` in a bucket without limit markers (`ttl_needs_limit_markers`).
 //!
 //! Reading:

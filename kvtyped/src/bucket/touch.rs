@@ -8,7 +8,7 @@ use super::handle::Bucket;
 use super::modify::decision::{CasDecision, CasLimits, CasStart};
 use super::precondition::FenceResult;
 use super::verb::{options, verb};
-use super::write::check_ttl;
+use super::write::{check_kept_ttl, check_ttl};
 use crate::backend::RawEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
@@ -42,7 +42,9 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `NotFound` if the key has no record. Returns `RetriesExhausted` if other writers always come first.
+    /// Returns `NotFound` if the key has no record. Returns `RetriesExhausted` if other writers always come first. Returns
+    /// [`ErrorKind::Unsupported`] if the record has a TTL and the bucket was given a `history`: a server then raises the
+    /// TTL to that of the limit markers, and the previous value would reappear at its end.
     ///
     /// # Cancel safety
     ///
@@ -115,7 +117,8 @@ impl<T: KvModel> Touch<'_, T> {
                 // The same bytes under the same headers, whatever their version.
                 let target = bucket.schema().target::<T>()?;
                 let headers = live.headers.clone().with_cause(None);
-                let content = Content::put(live.value.clone(), headers, target).with_ttl(ttl.or(live.ttl));
+                let ttl = if ttl.is_some() { ttl } else { check_kept_ttl(bucket.config(), live.ttl)? };
+                let content = Content::put(live.value.clone(), headers, target).with_ttl(ttl);
                 Ok(CasDecision::Write { content, result: () })
             }
             _ => Err(Error::new(ErrorKind::NotFound)),

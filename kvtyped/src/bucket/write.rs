@@ -144,6 +144,19 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     }
 }
 
+/// Checks that a write keeps the TTL of the record that it replaces. A server raises a TTL to that of the limit markers
+/// if it keeps a history, and the previous value becomes the record again at the end of the TTL.
+pub(crate) fn check_kept_ttl(config: &BucketConfig, kept: Option<Ttl>) -> Result<Option<Ttl>> {
+    match (kept.filter(|ttl| !ttl.is_never()), config.history) {
+        (None, _) | (_, None | Some(1)) => Ok(kept),
+        (Some(ttl), Some(history)) => Err(Error::unsupported(
+            "`history = 1` to keep the TTL of the record, because the previous value would reappear otherwise; write the \
+             record without a TTL with `put` or `update`",
+            format!("a TTL of {ttl} and history = {history}"),
+        )),
+    }
+}
+
 fn parse_ttl(asked: Duration) -> Result<Ttl> {
     Ttl::new(asked).ok_or_else(|| {
         Error::invalid_config(format!("the TTL is {asked:?}; it must be from 1 s to a century (ADR-43)"))

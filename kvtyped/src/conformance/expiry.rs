@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::subject::{BackendUnderTest, Bucket, delete, key, purge, put, seconds};
 use crate::backend::Operation;
+use crate::config::BucketConfig;
 use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -110,6 +111,31 @@ pub async fn bucket_ttl_removes_values(subject: &BackendUnderTest) {
     gone(subject, &bucket, &keys[0]).await;
     assert!(sent.elapsed() >= ttl, "revision {last} expired after {:?}, the TTL is {ttl:?}", sent.elapsed());
     gone(subject, &bucket, &keys[1]).await;
+}
+
+/// With a history, a TTL is at least that of the limit markers, an entry carries the TTL that it has, and the previous
+/// value is the newest entry again at the end of the TTL.
+pub async fn ttl_in_history_is_at_least_that_of_markers(subject: &BackendUnderTest) {
+    if !subject.has_key_ttl().await {
+        return;
+    }
+    let configure = |config: &mut BucketConfig| {
+        (config.history, config.limit_markers) = (Some(5), Some(Duration::from_secs(4)));
+    };
+    let bucket = subject.bucket(configure).await;
+    for (asked, kept) in [(seconds(1), seconds(4)), (seconds(4), seconds(4)), (seconds(60), seconds(60))] {
+        bucket.write(put(&key("k"), "v").with_ttl(Some(asked))).await;
+        let entry = bucket.newest(&key("k")).await.expect("the entry has not expired yet");
+        assert_eq!(entry.ttl, Some(kept), "asked for {asked}");
+    }
+    let k = key("again");
+    let old = bucket.write(put(&k, "old")).await;
+    let sent = Instant::now();
+    bucket.write(put(&k, "new").with_ttl(Some(seconds(1)))).await;
+    let reappears = async || bucket.newest(&k).await.filter(|entry| entry.revision == old);
+    let found = subject.eventually("the previous value is the newest entry", reappears).await;
+    assert!(sent.elapsed() >= Duration::from_secs(4), "the TTL was raised to 4 s: {:?}", sent.elapsed());
+    assert_eq!((found.operation, &found.value[..]), (Operation::Put, b"old".as_slice()));
 }
 
 /// A TTL is `Unsupported` in a bucket without limit markers.

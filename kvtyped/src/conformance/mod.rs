@@ -78,6 +78,7 @@ macro_rules! __conformance_rules {
             expiry::purge_marker_with_ttl_expires_silently
             expiry::later_write_without_ttl_does_not_expire
             expiry::bucket_ttl_removes_values
+            expiry::ttl_in_history_is_at_least_that_of_markers
             expiry::ttl_needs_limit_markers
             reading::read_returns_newest_entry
             reading::read_at_revision_ignores_other_keys

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Write the record without its TTL
     #[arg(long)]
     no_ttl: bool,
+    /// Edit only if the record has this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
     #[command(flatten)]
     options: WriteOptions,
 }
@@ -53,14 +56,16 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let mut target = app.target().await?.clone();
     let mut stored = read(&view, &key).await?.ok_or_else(|| no_record(view.name(), &key))?;
     // Before the user types, not after.
+    writing::check_revision(Some(&stored), args.if_revision)?;
     writing::kept_headers(&stored, args.raw)?;
-    let ttl = |stored: &Entry<RawRecord>| match args.no_ttl {
+    let ttl = |view: &WriteView, stored: &Entry<RawRecord>| match args.no_ttl {
         true => Ok(None),
-        false => writing::kept_ttl(stored, args.keep_deadline),
+        false => writing::kept_ttl(view, stored, args.keep_deadline),
     };
-    ttl(&stored)?;
+    ttl(&view, &stored)?;
     let mut form = form_of(&view, &key, &stored, args.raw)?;
     let file = Draft::create(&form)?;
+    let may_reopen = app.is_interactive() && args.if_revision.is_none();
     loop {
         // Other programs can use the file while the editor is open.
         let lent = Lent::lend(&target, &view).await?;
@@ -78,7 +83,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             Err(failure) => return Err(file.keep(failure)),
         };
         app.out.note_lines(&diffs::lines(app, &form.text(), &after.text()));
-        let ttl = match ttl(&stored) {
+        let ttl = match ttl(&view, &stored) {
             Ok(ttl) => ttl,
             Err(failure) => return Err(file.keep(failure)),
         };
@@ -104,8 +109,8 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
                 writing::report(app, view.name(), &key, ("update", Some(revision)), ttl)?;
                 return Ok(Code::Success);
             }
-            Err(failure) if failure.code != Code::Conflict || !app.is_interactive() => return Err(file.keep(failure)),
-            Err(_) => {}
+            Err(failure) if failure.code == Code::Conflict && may_reopen => {}
+            Err(failure) => return Err(file.keep(failure)),
         }
         // Another writer came first. The editor opens on the newest record with the change merged.
         let newest = match read(&view, &key).await {

@@ -4,9 +4,12 @@ use futures::StreamExt;
 
 use crate::app::App;
 use crate::commands::{cursor, filter};
+use crate::condition::Where;
+use crate::entry::Shown;
 use crate::escape::escape_json;
 use crate::fail::{Code, Done, Failure, message_of};
 use crate::out::Unit;
+use crate::readable;
 use crate::settings::bucket_json;
 use crate::transfer::line::{end_line, entry_line};
 
@@ -23,6 +26,8 @@ pub(crate) struct Args {
     /// Continue an export that failed, after the cursor that it printed. Append the output to its output
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
+    #[command(flatten)]
+    conditions: Where,
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
@@ -43,10 +48,22 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     while let Some(entry) = entries.next().await {
         match entry {
             Ok(entry) => {
+                bar.set_position(entries.progress().seen);
+                if !args.conditions.is_empty() {
+                    let shown = Shown::of_entry(view.name(), &view.models, &entry);
+                    match args.conditions.selects(&shown) {
+                        Ok(true) => {}
+                        Ok(false) => continue,
+                        Err(reason) => {
+                            unreadable += 1;
+                            bar.suspend(|| app.out.warn(&readable::unreadable(&shown, &reason)));
+                            continue;
+                        }
+                    }
+                }
                 app.out.line(&escape_json(entry_line(view.name(), &view.models, &entry).line()))?;
                 records += 1;
                 last = entry.revision().get();
-                bar.set_position(entries.progress().seen);
             }
             Err(error) if error.key().is_some() => {
                 unreadable += 1;

@@ -4,9 +4,10 @@ use kvtyped::{Read, Revision};
 
 use crate::app::{App, View};
 use crate::commands::{filter, is_filter, key, no_record, no_revision};
+use crate::condition::Where;
 use crate::entry::Shown;
 use crate::escape::escape_lines;
-use crate::fail::{Code, Done};
+use crate::fail::{Code, Done, Failure};
 use crate::out::Item;
 use crate::readable::Readable;
 
@@ -30,12 +31,17 @@ pub(crate) struct Args {
     /// Decode values with a command that reads the bytes and writes JSON
     #[arg(long, value_name = "COMMAND")]
     decode_with: Option<String>,
+    #[command(flatten)]
+    conditions: Where,
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let view = app.view(&args.bucket).await?.decoded_with(args.decode_with.clone());
     match is_filter(&args.key) {
         true => many(app, &view, &args).await,
+        false if !args.conditions.is_empty() => {
+            Err(Failure::usage("`--where` is for a filter").hint("write a filter instead of the key, such as '>'"))
+        }
         false => one(app, &view, &args).await,
     }
 }
@@ -67,6 +73,9 @@ async fn many(app: &App, view: &View, args: &Args) -> Done {
     let mut code = Code::Success;
     while let Some(entry) = entries.next().await? {
         let shown = Shown::of_entry(view.name(), &view.models, &entry);
+        if !entries.selects(&args.conditions, &shown) {
+            continue;
+        }
         if shown.is_undecodable() {
             code = Code::Data;
         }

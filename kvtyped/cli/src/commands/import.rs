@@ -9,10 +9,11 @@ use crate::app::{App, Target, WriteView};
 use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::out::Unit;
+use crate::transfer::counts::Counts;
 use crate::transfer::input::{self, Input, Lines};
-use crate::transfer::line::Line;
+use crate::transfer::line::{Imported, Line};
 use crate::transfer::resume::ResumeFile;
-use crate::transfer::writer::{Counts, OnConflict, Writer};
+use crate::transfer::writer::{OnConflict, Writer};
 use crate::writing::WriteOptions;
 
 /// The number of lines that are written before the position is stored.
@@ -44,18 +45,17 @@ pub(crate) struct Args {
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let Input { mut lines, is_complete, size } = input::open(app, args.file.as_deref())?;
     if is_complete == Some(false) && !args.partial {
-        return Err(
-            Failure::data("the export has no end line, so it was cut off").hint("import what it has with `--partial`")
-        );
+        return Err(Failure::data("the export has no end line, so it was cut off; nothing was imported")
+            .hint("import what it has with `--partial`"));
     }
     let header = header(&mut lines).await?;
     let resume = args.resume.as_ref().map(|path| ResumeFile::open(path, &header.text)).transpose()?;
     let Some(bucket) = open(app, &args, *header.config).await? else {
-        return dry_run_of_new_bucket(app, lines, &args.bucket).await;
+        return dry_run_of_new_bucket(app, lines, &args).await;
     };
     let mut writer = Writer::new(app, bucket, args.on_conflict, args.ttl_as_exported, args.options.dry_run).await?;
     let bar = app.out.progress(size.unwrap_or_default(), "imported", Unit::Bytes);
-    let (mut end, mut entries, mut is_over) = (None, 0u64, false);
+    let (mut lines_seen, mut is_over) = (Seen::default(), false);
     let done = resume.as_ref().map_or(0, ResumeFile::line);
     while !is_over && !writer.must_stop() {
         let mut window = Vec::with_capacity(WINDOW);
@@ -66,35 +66,89 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             };
             let number = lines.number();
             bar.set_position(lines.bytes());
-            match Line::parse(&line) {
-                _ if number <= done || line.trim_ascii().is_empty() => {}
-                Ok(Line::Entry(entry)) => window.extend(writer.plan(number, entry)),
-                Ok(Line::End(records)) => end = Some(records),
-                Ok(Line::Bucket(config)) => {
-                    return Err(Failure::data(format!("line {number} begins another bucket, `{}`", config.name))
-                        .hint("import one bucket at a time"));
-                }
-                Err(reason) => writer.refuse(number, None, &reason),
+            match lines_seen.parse(&lines, &line) {
+                Some(_) if number <= done => {}
+                Some(Ok(entry)) => window.extend(writer.plan(number, entry)),
+                Some(Err(reason)) => writer.refuse(number, None, &reason),
+                None => {}
             }
-            entries += u64::from(end.is_none());
+            if let Some(bucket) = &lines_seen.next_bucket {
+                return Err(Failure::data(format!("line {number} begins another bucket, `{bucket}`"))
+                    .hint("import one bucket at a time"));
+            }
         }
         writer.write(window).await?;
         if let Some(resume) = &resume
             && !writer.must_stop()
         {
-            resume.store(lines.number())?;
+            // A line that is cut off is not done.
+            resume.store(lines.number() - u64::from(lines_seen.cut.is_some()))?;
         }
     }
     bar.finish_and_clear();
-    let must_be_whole = is_over && !args.partial && done < lines.number();
-    match end {
-        None if must_be_whole => writer.fail("the export has no end line, so it was cut off; its lines are imported"),
-        Some(records) if must_be_whole && entries < records => {
-            writer.fail(&format!("the export has {entries} of {records} records; its lines are imported"));
+    if is_over && let Some(reason) = lines_seen.incomplete(lines.number()) {
+        match args.partial {
+            true => app.out.warn(&reason),
+            false => writer.incomplete(&reason),
         }
-        _ => {}
     }
     writer.finish()
+}
+
+/// The lines of an export so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The number of lines of records.
+    entries: u64,
+    /// The number of records in the end line.
+    end: Option<u64>,
+    /// The number of the line that is cut off.
+    cut: Option<u64>,
+    /// The name in a second header.
+    next_bucket: Option<String>,
+}
+
+impl Seen {
+    /// Parses the last line. Returns a record, or the reason why the line is invalid.
+    fn parse(&mut self, lines: &Lines, line: &[u8]) -> Option<Result<Imported, String>> {
+        if line.trim_ascii().is_empty() {
+            return None;
+        }
+        let parsed = Line::parse(line);
+        match parsed {
+            Ok(Line::End(records)) => {
+                self.end = Some(records);
+                return None;
+            }
+            Ok(Line::Bucket(config)) => {
+                self.next_bucket = Some(config.name);
+                return None;
+            }
+            Err(_) if lines.is_cut() && self.end.is_none() => {
+                self.cut = Some(lines.number());
+                return None;
+            }
+            _ => {}
+        }
+        self.entries += 1;
+        Some(match parsed {
+            Ok(Line::Entry(entry)) => Ok(entry),
+            Err(reason) => Err(reason),
+            Ok(_) => return None,
+        })
+    }
+
+    /// Returns what is missing at the end of the input. `last` is the number of its last line.
+    fn incomplete(&self, last: u64) -> Option<String> {
+        match (self.end, self.cut) {
+            (Some(records), _) if self.entries < records => {
+                Some(format!("the export has {} of {records} records", self.entries))
+            }
+            (Some(_), _) => None,
+            (None, Some(line)) => Some(format!("the export is cut off in line {line}")),
+            (None, None) => Some(format!("the export is cut off after line {last}: it has no end line")),
+        }
+    }
 }
 
 /// The first line of an export.
@@ -107,6 +161,7 @@ async fn header(lines: &mut Lines) -> Result<Header, Failure> {
     let wrong = |reason: &str| Failure::data(format!("the first line is no header of an export: {reason}"));
     let text = lines.next().await?.ok_or_else(|| wrong("the input is empty"))?;
     match Line::parse(&text) {
+        Err(_) if lines.is_cut() => Err(Failure::data("the export is cut off in line 1; nothing was imported")),
         Ok(Line::Bucket(config)) => Ok(Header { text, config }),
         Ok(_) => Err(wrong("its type is not `bucket`")),
         Err(reason) => Err(wrong(&reason)),
@@ -155,19 +210,23 @@ async fn check_existing(app: &App, args: &Args, target: &Target, bucket: &Bucket
 }
 
 /// Checks the lines of an export for a bucket that does not exist.
-async fn dry_run_of_new_bucket(app: &App, mut lines: Lines, bucket: &str) -> Done {
-    let mut counts = Counts::default();
+async fn dry_run_of_new_bucket(app: &App, mut lines: Lines, args: &Args) -> Done {
+    let (mut counts, mut seen) = (Counts::default(), Seen::default());
     while let Some(line) = lines.next().await? {
-        match Line::parse(&line) {
-            Ok(Line::Entry(_)) => counts.imported += 1,
-            Ok(_) => {}
-            Err(reason) => {
+        match seen.parse(&lines, &line) {
+            Some(Ok(_)) => counts.imported += 1,
+            Some(Err(reason)) => {
                 counts.refused += 1;
                 app.out.warn(&format!("line {}: {reason}", lines.number()));
             }
+            None => {}
         }
     }
-    app.out.note(&format!("bucket `{bucket}` would be created with the settings of the export"));
-    counts.print(app, bucket, true)?;
-    Ok(if counts.refused == 0 { Code::Success } else { Code::Data })
+    app.out.note(&format!("bucket `{}` would be created with the settings of the export", args.bucket));
+    counts.print(app, &args.bucket, true)?;
+    match seen.incomplete(lines.number()).filter(|_| !args.partial) {
+        Some(reason) => Err(Failure::data(reason)),
+        None if counts.refused == 0 => Ok(Code::Success),
+        None => Ok(Code::Data),
+    }
 }

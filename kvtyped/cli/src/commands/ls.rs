@@ -1,14 +1,16 @@
 //! `ls`: the keys of a bucket.
 
-use kvtyped::bucket::Cursor;
+use kvtyped::RawRecord;
+use kvtyped::bucket::{self, Cursor};
 use kvtyped::key::unescape;
 
 use crate::app::{App, View};
 use crate::commands::{cursor, filter};
+use crate::condition::Where;
 use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
 use crate::json::object;
-use crate::out::{Item, Style};
+use crate::out::{self, Item, Style};
 use crate::readable::Readable;
 use crate::time;
 
@@ -40,6 +42,8 @@ pub(crate) struct Args {
     /// Print the texts of the segments instead of the escaped key
     #[arg(long)]
     unescape: bool,
+    #[command(flatten)]
+    conditions: Where,
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
@@ -47,23 +51,49 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     if args.count {
         return count(app, &view, &args).await;
     }
-    let cursor = match args.long {
-        true => long(app, &view, &args).await?,
-        false => keys(app, &view, &args).await?,
+    let (cursor, code) = match args.long || !args.conditions.is_empty() {
+        true => records(app, &view, &args).await?,
+        false => (keys(app, &view, &args).await?, Code::Success),
     };
     if let Some(cursor) = cursor {
         let json = object! { "v" => 1u8, "type" => "cursor", "cursor" => cursor.to_string() };
         app.out.note_object(&json, &format!("more with --after {cursor}"));
     }
-    Ok(Code::Success)
+    Ok(code)
 }
 
 async fn count(app: &App, view: &View, args: &Args) -> Done {
-    let count = view.bucket.count(filter(args.filter.as_deref())?);
-    let count = if args.reserved { count.include_reserved() } else { count }.await?;
+    let (count, code) = match args.conditions.is_empty() {
+        true => {
+            let count = view.bucket.count(filter(args.filter.as_deref())?);
+            (if args.reserved { count.include_reserved() } else { count }.await?, Code::Success)
+        }
+        false => selected(app, view, args).await?,
+    };
     let json = object! { "v" => 1u8, "type" => "count", "bucket" => view.name(), "count" => count };
     app.out.one(&["COUNT"], &Item::new(json).cells([count.to_string()]).name(count.to_string()))?;
-    Ok(Code::Success)
+    Ok(code)
+}
+
+/// Counts the records that the conditions select.
+async fn selected(app: &App, view: &View, args: &Args) -> Result<(u64, Code), Failure> {
+    let mut entries = Readable::new(app, list(view, args)?.await?);
+    let mut count = 0;
+    while let Some(entry) = entries.next().await? {
+        let shown = Shown::of_entry(view.name(), &view.models, &entry);
+        count += u64::from(entries.selects(&args.conditions, &shown));
+    }
+    Ok((count, entries.code()))
+}
+
+/// Returns the list of the records of the filter, after the cursor.
+fn list<'a>(view: &'a View, args: &Args) -> Result<bucket::List<'a, RawRecord>, Failure> {
+    let list = view.bucket.list(filter(args.filter.as_deref())?);
+    let list = if args.reserved { list.include_reserved() } else { list };
+    Ok(match cursor(args.after.as_deref())? {
+        Some(cursor) => list.after(cursor),
+        None => list,
+    })
 }
 
 /// Lists keys. Returns the cursor if the limit was reached.
@@ -77,56 +107,89 @@ async fn keys(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Fai
     }
     let keys = if args.reserved { keys.include_reserved() } else { keys }.await?;
     let mut keys = Readable::new(app, keys);
-    let mut list = app.out.list(&["KEY"]);
-    let (mut tree, mut count) = (Tree::default(), 0);
+    let mut rows = Rows::new(app, view, args);
     while let Some(key) = keys.next().await? {
-        count += 1;
-        let shown = shown_key(key.as_str(), args.unescape);
-        if args.tree && !app.out.is_json() {
-            tree.add(&shown);
-            continue;
-        }
-        let json = object! { "v" => 1u8, "type" => "key", "bucket" => view.name(), "key" => key.as_str() };
-        list.push(Item::new(json).cells([shown.as_str()]).name(shown))?;
+        rows.push_key(key.as_str())?;
     }
-    if args.tree && !app.out.is_json() {
-        tree.print(app, 0)?;
-    } else {
-        list.finish()?;
-    }
-    Ok((Some(count) == args.limit).then(|| keys.items().cursor()))
+    let count = rows.finish()?;
+    Ok((args.limit == Some(count)).then(|| keys.items().cursor()))
 }
 
-/// Lists records without their values. Returns the cursor if the limit was reached.
-async fn long(app: &App, view: &View, args: &Args) -> Result<Option<Cursor>, Failure> {
-    let mut entries = view.bucket.list(filter(args.filter.as_deref())?);
-    if let Some(cursor) = cursor(args.after.as_deref())? {
-        entries = entries.after(cursor);
-    }
-    if let Some(limit) = args.limit {
-        entries = entries.limit(limit);
-    }
-    let entries = if args.reserved { entries.include_reserved() } else { entries }.await?;
-    let mut entries = Readable::new(app, entries);
-    let mut list = app.out.list(&["KEY", "REVISION", "AGE", "LEFT", "SIZE", "CODEC"]);
-    while let Some(entry) = entries.next().await? {
+/// Lists the records that the conditions select, without their values. Returns the cursor if the limit was reached.
+async fn records(app: &App, view: &View, args: &Args) -> Result<(Option<Cursor>, Code), Failure> {
+    let list = list(view, args)?;
+    // With conditions, the limit counts the selected records.
+    let list = match args.limit.filter(|_| args.conditions.is_empty()) {
+        Some(limit) => list.limit(limit),
+        None => list,
+    };
+    let mut entries = Readable::new(app, list.await?);
+    let mut rows = Rows::new(app, view, args);
+    while args.limit.is_none_or(|limit| rows.count < limit) {
+        let Some(entry) = entries.next().await? else { break };
         let shown = Shown::of_entry(view.name(), &view.models, &entry);
+        if entries.selects(&args.conditions, &shown) {
+            rows.push_record(&shown)?;
+        }
+    }
+    let count = rows.finish()?;
+    let code = if args.conditions.is_empty() { Code::Success } else { entries.code() };
+    Ok(((args.limit == Some(count)).then(|| entries.items().cursor()), code))
+}
+
+/// The output: rows of keys, rows with metadata, or a tree.
+struct Rows<'a> {
+    app: &'a App,
+    view: &'a View,
+    args: &'a Args,
+    list: out::List<'a>,
+    tree: Option<Tree>,
+    count: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(app: &'a App, view: &'a View, args: &'a Args) -> Self {
+        let columns: &[_] = if args.long { &["KEY", "REVISION", "AGE", "LEFT", "SIZE", "CODEC"] } else { &["KEY"] };
+        let tree = (args.tree && !app.out.is_json()).then(Tree::default);
+        Self { app, view, args, list: app.out.list(columns), tree, count: 0 }
+    }
+
+    fn push_key(&mut self, key: &str) -> Result<(), Failure> {
+        self.count += 1;
+        let shown = shown_key(key, self.args.unescape);
+        if let Some(tree) = &mut self.tree {
+            tree.add(&shown);
+            return Ok(());
+        }
+        let json = object! { "v" => 1u8, "type" => "key", "bucket" => self.view.name(), "key" => key };
+        self.list.push(Item::new(json).cells([shown.as_str()]).name(shown))
+    }
+
+    fn push_record(&mut self, shown: &Shown) -> Result<(), Failure> {
+        if !self.args.long {
+            return self.push_key(shown.key.as_str());
+        }
+        self.count += 1;
+        let size = shown.record.as_ref().map_or(0, |record| record.bytes.len());
         let cells = [
-            shown_key(shown.key.as_str(), args.unescape),
+            shown_key(shown.key.as_str(), self.args.unescape),
             shown.revision.to_string(),
             shown.age_cell(),
             shown.left_cell(),
-            match app.out.is_for_person() {
-                true => time::bytes(entry.bytes.len() as u64),
-                false => entry.bytes.len().to_string(),
-            },
+            if self.app.out.is_for_person() { time::bytes(size as u64) } else { size.to_string() },
             shown.codec_cell(),
         ];
-        list.push(Item::new(shown.described()).cells(cells).name(shown.key.as_str()))?;
+        self.list.push(Item::new(shown.described()).cells(cells).name(shown.key.as_str()))
     }
-    let count = list.count();
-    list.finish()?;
-    Ok((args.limit == Some(count as usize)).then(|| entries.items().cursor()))
+
+    /// Ends the output. Returns the number of keys.
+    fn finish(self) -> Result<usize, Failure> {
+        match self.tree {
+            Some(tree) => tree.print(self.app, 0)?,
+            None => self.list.finish()?,
+        }
+        Ok(self.count)
+    }
 }
 
 /// Returns a key as it is printed.

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use kvtyped::{ModifyError, Read};
+use kvtyped::backend::RecordHeaders;
+use kvtyped::{Key, ModifyError, RawRecord, Read, Revision, Ttl};
 
-use crate::app::App;
+use crate::app::{App, WriteView};
 use crate::codec::{Decoded, Models};
 use crate::commands::{key, no_record};
 use crate::diffs;
 use crate::fail::{Code, Done, Failure};
 use crate::json::Json;
 use crate::time::parse_duration;
-use crate::writing::{self, WriteOptions};
+use crate::writing::{self, ATTEMPTS, WriteOptions};
 
 /// The arguments of `patch`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,12 @@ pub(crate) struct Args {
     /// The TTL of the record. By default it keeps its TTL, which starts again
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     ttl: Option<Duration>,
+    /// Write the record without its TTL
+    #[arg(long, conflicts_with = "ttl")]
+    no_ttl: bool,
+    /// Write only if the record has this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
     #[command(flatten)]
     options: WriteOptions,
 }
@@ -39,38 +46,66 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             .hint("replace the value with `kvtyped put`"));
     }
     let view = writing::open(app, &args.bucket, args.options).await?;
-    // The headers show how to decode the record. A change keeps them.
-    let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;
-    let headers = writing::kept_headers(&stored, false)?;
-    let patched = |bytes: &[u8]| -> Result<Vec<u8>, Failure> {
-        let decoded = view.models.decode(&key, &headers, bytes);
-        apply(&decoded, bytes, &patch)
-    };
-    if args.options.dry_run {
-        let bytes = patched(&stored.bytes)?;
-        let pretty = |bytes: &[u8]| pretty(&view.models, &key, &headers, bytes);
-        app.out.note_lines(&diffs::lines(app, &pretty(&stored.bytes), &pretty(&bytes)));
-        writing::report(app, view.name(), &key, ("update", None), args.ttl)?;
-        return Ok(Code::Success);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;
+        writing::check_revision(Some(&stored), args.if_revision)?;
+        let headers = writing::kept_headers(&stored, false)?;
+        let decoded = view.models.decode(&key, &headers, &stored.bytes);
+        let bytes = apply(&decoded, &stored.bytes, &patch)?;
+        let found = stored.ttl().filter(|ttl| !ttl.is_never()).map(Ttl::as_duration);
+        if bytes == stored.bytes && args.ttl.is_none() && (!args.no_ttl || stored.ttl().is_none()) {
+            writing::report(app, view.name(), &key, ("unchanged", Some(stored.revision())), found)?;
+            return Ok(Code::Success);
+        }
+        let keeps_ttl = args.ttl.is_none() && !args.no_ttl;
+        let is_exempt = keeps_ttl && args.if_revision.is_none() && stored.ttl().is_some_and(Ttl::is_never);
+        let ttl = match keeps_ttl && !is_exempt {
+            true => writing::kept_ttl(&view, &stored, false)?,
+            false => args.ttl,
+        };
+        if args.options.dry_run {
+            let pretty = |bytes: &[u8]| pretty(&view.models, &key, &headers, bytes);
+            app.out.note_lines(&diffs::lines(app, &pretty(&stored.bytes), &pretty(&bytes)));
+            writing::report(app, view.name(), &key, ("update", None), ttl)?;
+            return Ok(Code::Success);
+        }
+        if is_exempt {
+            let revision = patch_exempt(&view, &key, &headers, &patch).await?;
+            writing::report(app, view.name(), &key, ("update", Some(revision)), None)?;
+            return Ok(Code::Success);
+        }
+        let record = RawRecord::new(key.clone(), bytes);
+        let update = view.bucket.update(&record, stored.revision()).headers(headers);
+        let updated = match ttl {
+            Some(ttl) => update.ttl(ttl).await,
+            None => update.await,
+        };
+        match updated {
+            Ok(revision) => {
+                writing::report(app, view.name(), &key, ("update", Some(revision)), ttl)?;
+                return Ok(Code::Success);
+            }
+            // Another writer came between the read and the write.
+            Err(error) if error.is_conflict() && args.if_revision.is_none() && attempts < ATTEMPTS => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    let change = |record: &mut kvtyped::RawRecord| {
-        record.bytes = patched(&record.bytes)?.into();
+}
+
+/// Changes a record that is exempt from the TTL of its bucket. Only `modify` keeps the exemption.
+async fn patch_exempt(view: &WriteView, key: &Key, headers: &RecordHeaders, patch: &Json) -> Result<Revision, Failure> {
+    let change = |record: &mut RawRecord| {
+        let decoded = view.models.decode(key, headers, &record.bytes);
+        record.bytes = apply(&decoded, &record.bytes, patch)?.into();
         Ok::<_, Failure>(())
     };
-    let modify = view.bucket.try_modify(&key, change);
-    let modified = match args.ttl {
-        Some(ttl) => modify.ttl(ttl).await,
-        None => modify.await,
-    };
-    let entry = match modified {
-        Ok(entry) => entry,
-        Err(ModifyError::Closure(failure)) => return Err(failure),
-        Err(ModifyError::Kv(error)) => return Err(error.into()),
-    };
-    let op = if entry.revision() == stored.revision() { "unchanged" } else { "update" };
-    let ttl = entry.ttl().filter(|ttl| !ttl.is_never()).map(|ttl| ttl.as_duration());
-    writing::report(app, view.name(), &key, (op, Some(entry.revision())), ttl)?;
-    Ok(Code::Success)
+    match view.bucket.try_modify(key, change).await {
+        Ok(entry) => Ok(entry.revision()),
+        Err(ModifyError::Closure(failure)) => Err(failure),
+        Err(ModifyError::Kv(error)) => Err(error.into()),
+    }
 }
 
 /// Returns the bytes of the changed value.
@@ -82,7 +117,7 @@ fn apply(decoded: &Decoded, bytes: &[u8], patch: &Json) -> Result<Vec<u8>, Failu
 }
 
 /// Returns the value of these bytes for a comparison by lines.
-fn pretty(models: &Models, key: &kvtyped::Key, headers: &kvtyped::backend::RecordHeaders, bytes: &[u8]) -> String {
+fn pretty(models: &Models, key: &Key, headers: &RecordHeaders, bytes: &[u8]) -> String {
     match models.decode(key, headers, bytes).value {
         Ok(value) => value.pretty(),
         Err(reason) => format!("<{reason}>"),

@@ -10,10 +10,7 @@ use crate::codec::Codec;
 use crate::commands::key;
 use crate::fail::{Code, Done, Failure};
 use crate::time::parse_duration;
-use crate::writing::{self, WriteOptions};
-
-/// How often a write without a condition starts over because another writer came first.
-const ATTEMPTS: usize = 20;
+use crate::writing::{self, ATTEMPTS, WriteOptions};
 
 /// The arguments of `put`.
 #[derive(Debug, clap::Args)]
@@ -77,16 +74,9 @@ fn is_unconditional(args: &Args) -> bool {
 
 /// Checks the condition of a dry run.
 fn check_condition(stored: Option<&Entry<RawRecord>>, args: &Args) -> Result<(), Failure> {
-    match (stored, args.create, args.if_revision) {
-        (Some(stored), true, _) => {
-            Err(Failure::conflict(format!("the record exists at revision {}", stored.revision())))
-        }
-        (stored, false, Some(wanted)) => match stored.map(|entry| entry.revision().get()) {
-            Some(revision) if revision == wanted => Ok(()),
-            Some(revision) => Err(Failure::conflict(format!("the record has revision {revision}, not {wanted}"))),
-            None => Err(Failure::conflict(format!("the key has no record; expected revision {wanted}"))),
-        },
-        _ => Ok(()),
+    match stored.filter(|_| args.create) {
+        Some(stored) => Err(Failure::conflict(format!("the record exists at revision {}", stored.revision()))),
+        None => writing::check_revision(stored, args.if_revision),
     }
 }
 
@@ -117,7 +107,7 @@ fn plan(
     };
     let ttl = match (args.ttl, stored) {
         (Some(ttl), _) => Some(ttl),
-        (None, Some(stored)) if !args.no_ttl => writing::kept_ttl(stored, false)?,
+        (None, Some(stored)) if !args.no_ttl => writing::kept_ttl(view, stored, false)?,
         _ => None,
     };
     let replaces = stored.map(|entry| entry.revision());

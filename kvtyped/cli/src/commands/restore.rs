@@ -18,6 +18,12 @@ pub(crate) struct Args {
     key: String,
     /// The revision, as `history` prints it
     revision: u64,
+    /// Write only if the newest record has this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+    /// Write the record without the TTL of the newest one
+    #[arg(long)]
+    no_ttl: bool,
     #[command(flatten)]
     options: WriteOptions,
 }
@@ -26,6 +32,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let key = key(&args.key)?;
     let view = writing::open(app, &args.bucket, args.options).await?;
     let newest = view.bucket.get(&key).read(Read::Leader).await?;
+    writing::check_revision(newest.as_ref(), args.if_revision)?;
     let older = view.bucket.get(&key).at(Revision::new(args.revision)).await?;
     let older = older.ok_or_else(|| no_revision(view.name(), &key, args.revision))?;
     if newest.as_ref().is_some_and(|newest| newest.revision() == older.revision()) {
@@ -35,7 +42,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     }
     // The TTL of the record that is replaced, because the older one has expired or would have.
     let ttl = match newest.as_ref().unwrap_or(&older) {
-        entry if entry.ttl().is_some() => writing::kept_ttl(entry, false)?,
+        entry if entry.ttl().is_some() && !args.no_ttl => writing::kept_ttl(&view, entry, false)?,
         _ => None,
     };
     let headers = older.headers().clone().with_cause(None);

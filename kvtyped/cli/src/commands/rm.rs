@@ -1,14 +1,19 @@
 //! `rm`: removes records.
 
+use std::collections::BTreeMap;
+
 use futures::StreamExt;
-use kvtyped::{Key, Read};
+use kvtyped::{Key, Read, Revision};
 
 use crate::app::{App, WriteView};
 use crate::commands::{filter, is_filter, key, no_record};
+use crate::condition::Where;
 use crate::confirm;
+use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
 use crate::json::object;
 use crate::out::{Item, Unit};
+use crate::readable::Readable;
 use crate::writing::{self, WriteOptions};
 
 /// How many keys the question shows.
@@ -32,50 +37,66 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REVISION")]
     if_revision: Option<u64>,
     #[command(flatten)]
+    conditions: Where,
+    #[command(flatten)]
     options: WriteOptions,
+}
+
+/// The records to remove.
+#[derive(Default)]
+struct Found<'a> {
+    /// The keys. With conditions, a key has the revision that they selected.
+    keys: BTreeMap<Key, Option<Revision>>,
+    /// The arguments that are absent keys.
+    absent: Vec<&'a String>,
+    /// Whether a record could not be checked.
+    is_unreadable: bool,
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let view = writing::open(app, &args.bucket, args.options).await?;
     if let [single] = args.keys.as_slice()
         && !is_filter(single)
+        && args.conditions.is_empty()
     {
         return one(app, &view, key(single)?, &args).await;
     }
     if args.if_revision.is_some() {
         return Err(Failure::usage("`--if-revision` is for one key"));
     }
-    let (keys, absent) = found(&view, &args.keys).await?;
+    let Found { keys, absent, is_unreadable } = found(app, &view, &args).await?;
     for key in &absent {
         app.out.warn(&format!("the bucket has no record `{key}`"));
     }
     if keys.is_empty() {
         app.out.note("no record matches");
-        return Ok(Code::NotFound);
+        return Ok(if is_unreadable { Code::Data } else { Code::NotFound });
     }
-    let mut examples: Vec<_> = keys.iter().take(SHOWN).map(Key::as_str).collect();
+    let mut examples: Vec<_> = keys.keys().take(SHOWN).map(Key::as_str).collect();
     if keys.len() > SHOWN {
         examples.push("…");
     }
     let what = format!("This removes {} records of bucket `{}`: {}", keys.len(), view.name(), examples.join(", "));
     if args.options.dry_run {
         app.out.note(&format!("{what} (dry run)"));
-        return finish(app, &view, keys.len() as u64, 0, true);
+        let code = finish(app, &view, keys.len() as u64, 0, true)?;
+        return Ok(if is_unreadable { Code::Data } else { code });
     }
     if !view.is_production || keys.len() > 1 {
         confirm::count(app, &what, keys.len() as u64).await?;
     }
     let code = many(app, &view, keys, args.purge).await?;
-    Ok(if absent.is_empty() { code } else { Code::NotFound })
+    Ok(match (is_unreadable, absent.is_empty()) {
+        (true, _) => Code::Data,
+        (false, true) => code,
+        (false, false) => Code::NotFound,
+    })
 }
 
 async fn one(app: &App, view: &WriteView, key: Key, args: &Args) -> Done {
     let op = if args.purge { "purge" } else { "delete" };
     let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;
-    let wanted = args.if_revision.map_or(stored.revision(), Into::into);
-    if wanted != stored.revision() {
-        return Err(Failure::conflict(format!("the record has revision {}, not {wanted}", stored.revision())));
-    }
+    writing::check_revision(Some(&stored), args.if_revision)?;
     if args.options.dry_run {
         writing::report(app, view.name(), &key, (op, None), None)?;
         return Ok(Code::Success);
@@ -105,30 +126,50 @@ async fn one(app: &App, view: &WriteView, key: Key, args: &Args) -> Done {
     Ok(Code::Success)
 }
 
-/// Returns the existing keys of the arguments, each once, and the arguments that are absent keys.
-async fn found<'a>(view: &WriteView, arguments: &'a [String]) -> Result<(Vec<Key>, Vec<&'a String>), Failure> {
-    let (mut keys, mut absent) = (std::collections::BTreeSet::new(), Vec::new());
-    for argument in arguments {
-        let mut found = view.bucket.keys(filter(Some(argument))?).await?;
-        let mut is_absent = !is_filter(argument);
-        while let Some(key) = found.next().await {
-            keys.insert(key?);
-            is_absent = false;
+/// Returns the records of the arguments, each once.
+async fn found<'a>(app: &App, view: &WriteView, args: &'a Args) -> Result<Found<'a>, Failure> {
+    let mut all = Found::default();
+    for argument in &args.keys {
+        match args.conditions.is_empty() {
+            true => {
+                let mut found = view.bucket.keys(filter(Some(argument))?).await?;
+                while let Some(key) = found.next().await {
+                    all.keys.insert(key?, None);
+                }
+            }
+            false => {
+                let mut found = Readable::new(app, view.bucket.list(filter(Some(argument))?).await?);
+                while let Some(entry) = found.next().await? {
+                    if found.selects(&args.conditions, &Shown::of_entry(view.name(), &view.models, &entry)) {
+                        all.keys.insert(entry.key().clone(), Some(entry.revision()));
+                    }
+                }
+                all.is_unreadable |= found.code() != Code::Success;
+            }
         }
-        if is_absent {
-            absent.push(argument);
+        let is_found = Key::new(argument).is_ok_and(|key| all.keys.contains_key(&key));
+        if args.conditions.is_empty() && !is_filter(argument) && !is_found {
+            all.absent.push(argument);
         }
     }
-    Ok((keys.into_iter().collect(), absent))
+    Ok(all)
 }
 
-async fn many(app: &App, view: &WriteView, keys: Vec<Key>, purge: bool) -> Done {
+async fn many(app: &App, view: &WriteView, keys: BTreeMap<Key, Option<Revision>>, purge: bool) -> Done {
     let bar = app.out.progress(keys.len() as u64, "removed", Unit::Records);
+    macro_rules! remove {
+        ($removal:expr, $revision:expr) => {
+            match $revision {
+                Some(revision) => $removal.if_revision(revision).await.map(|_| ()),
+                None => $removal.await.map(|_| ()),
+            }
+        };
+    }
     let mut removals = futures::stream::iter(&keys)
-        .map(|key| async move {
+        .map(|(key, revision)| async move {
             let removed = match purge {
-                true => view.bucket.purge(key).await.map(|_| ()),
-                false => view.bucket.delete(key).await.map(|_| ()),
+                true => remove!(view.bucket.purge(key), *revision),
+                false => remove!(view.bucket.delete(key), *revision),
             };
             (key, removed)
         })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvtyped::Read;
+use kvtyped::{Read, Ttl};
 
 use crate::app::App;
 use crate::commands::{key, no_record};
@@ -31,8 +31,11 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let view = writing::open(app, &args.bucket, options).await?;
     if args.options.dry_run {
         let stored = view.bucket.get(&key).read(Read::Leader).await?.ok_or_else(|| no_record(view.name(), &key))?;
-        let kept = stored.ttl().filter(|ttl| !ttl.is_never()).map(|ttl| ttl.as_duration());
-        writing::report(app, view.name(), &key, ("touch", None), args.ttl.or(kept))?;
+        let ttl = match stored.ttl().filter(|_| args.ttl.is_none()) {
+            Some(ttl) if !ttl.is_never() => writing::kept_ttl(&view, &stored, false)?,
+            _ => args.ttl,
+        };
+        writing::report(app, view.name(), &key, ("touch", None), ttl)?;
         return Ok(Code::Success);
     }
     let touch = view.bucket.touch(&key);
@@ -40,6 +43,12 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         Some(ttl) => touch.ttl(ttl).await?,
         None => touch.await?,
     };
-    writing::report(app, view.name(), &key, ("touch", Some(revision)), args.ttl)?;
+    let ttl = match args.ttl {
+        // The TTL that the record kept. A failure of this read is no failure of the command.
+        None => view.bucket.get(&key).at(revision).await.ok().flatten().and_then(|entry| entry.ttl()),
+        Some(ttl) => Ttl::new(ttl),
+    };
+    let ttl = ttl.filter(|ttl| !ttl.is_never()).map(Ttl::as_duration);
+    writing::report(app, view.name(), &key, ("touch", Some(revision)), ttl)?;
     Ok(Code::Success)
 }

@@ -10,11 +10,13 @@ use tokio::process::Command;
 
 use crate::app::{App, View};
 use crate::commands::{filter, is_end_of_watch};
+use crate::condition::Where;
 use crate::diffs;
 use crate::entry::{Shown, op_of};
 use crate::fail::{Code, Done, Failure, message_of};
 use crate::json::{Json, object};
 use crate::out::Item;
+use crate::readable;
 
 /// The arguments of `watch`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +46,9 @@ pub(crate) struct Args {
     /// Decode values with a command that reads the bytes and writes JSON
     #[arg(long, value_name = "COMMAND")]
     decode_with: Option<String>,
+    /// Removals have no fields, so `--where` leaves them out.
+    #[command(flatten)]
+    conditions: Where,
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
@@ -70,6 +75,15 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             }
             Err(error) => return Err(error.into()),
         };
+        match selects(&args.conditions, &view, &event) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(reason) => {
+                app.out.warn(&reason);
+                code = Code::Data;
+                continue;
+            }
+        }
         let Some((key, json, mut cells, pretty)) = describe(app, &view, event) else { continue };
         if json.get("undecodable").is_some() {
             code = Code::Data;
@@ -87,6 +101,18 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     }
     list.finish()?;
     Ok(code)
+}
+
+/// Returns whether conditions select a change. A removal has no fields.
+fn selects(conditions: &Where, view: &View, event: &Event<RawRecord>) -> Result<bool, String> {
+    match event {
+        Event::Put(entry) if !conditions.is_empty() => {
+            let shown = Shown::of_entry(view.name(), &view.models, entry);
+            conditions.selects(&shown).map_err(|reason| readable::unreadable(&shown, &reason))
+        }
+        Event::Removed { .. } => Ok(conditions.is_empty()),
+        _ => Ok(true),
+    }
 }
 
 /// Returns the key, the object, the cells and the value of a change. Reports other events on stderr.

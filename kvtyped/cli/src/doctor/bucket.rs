@@ -166,6 +166,8 @@ async fn records(view: &View, sample: usize, found: &mut Vec<Finding>) -> Result
     let mut entries = view.bucket.list(..).limit(sample).await?;
     let (mut read, mut wrong, mut keys, mut first) = (0u64, 0u64, Vec::new(), None);
     let (mut illegal, mut illegal_keys) = (0u64, Vec::new());
+    let history = view.status.config.history.filter(|history| *history > 1);
+    let (mut expiring, mut expiring_keys) = (0u64, Vec::new());
     while let Some(entry) = entries.next().await {
         let entry = match entry {
             Ok(entry) => entry,
@@ -177,6 +179,12 @@ async fn records(view: &View, sample: usize, found: &mut Vec<Finding>) -> Result
             Err(error) => return Err(error.into()),
         };
         read += 1;
+        if history.is_some() && entry.ttl().is_some_and(|ttl| !ttl.is_never()) {
+            expiring += 1;
+            if expiring_keys.len() < MOST_KEYS {
+                expiring_keys.push(entry.key().to_string());
+            }
+        }
         if let Checked::Problem { model, version, reason } = checker.check(&entry) {
             wrong += 1;
             if keys.len() < MOST_KEYS {
@@ -189,6 +197,17 @@ async fn records(view: &View, sample: usize, found: &mut Vec<Finding>) -> Result
         let reason = format!("{wrong} of {read} sampled records do not fit their model (first: {first})");
         let repair = format!("run `kvtyped schema check {}`, and correct them with `kvtyped edit`", view.name());
         found.push(Finding::error("records", reason).repair(repair).keys(keys));
+    }
+    if let Some(history) = history.filter(|_| expiring > 0) {
+        let reason = format!(
+            "{expiring} of {read} sampled records have a TTL, and `history` is {history}: a server raises such a TTL to that \
+             of the limit markers, and an older value may reappear at its end"
+        );
+        let name = view.name();
+        let repair = format!(
+            "run `kvtyped bucket set {name} --history 1`, or write the records with `kvtyped put {name} KEY --no-ttl`"
+        );
+        found.push(Finding::warning("ttl", reason).repair(repair).keys(expiring_keys));
     }
     if illegal > 0 {
         let reason = format!("{illegal} entries have invalid keys");

@@ -30,11 +30,12 @@ pub(crate) struct Lines {
     reader: BufReader<Box<dyn AsyncRead + Unpin>>,
     number: u64,
     bytes: u64,
+    is_cut: bool,
 }
 
 impl Lines {
     fn new(reader: Box<dyn AsyncRead + Unpin>) -> Self {
-        Self { reader: BufReader::with_capacity(1 << 16, reader), number: 0, bytes: 0 }
+        Self { reader: BufReader::with_capacity(1 << 16, reader), number: 0, bytes: 0, is_cut: false }
     }
 
     /// Returns the next line without its line feed.
@@ -49,6 +50,7 @@ impl Lines {
         if read as u64 == MAX_LINE {
             return Err(Failure::data(format!("line {} has more than {} MiB", self.number, MAX_LINE >> 20)));
         }
+        self.is_cut = !line.ends_with(b"\n");
         line.truncate(line.strip_suffix(b"\n").map_or(line.len(), <[u8]>::len));
         Ok(Some(line))
     }
@@ -56,6 +58,11 @@ impl Lines {
     /// Returns the number of the last line. The first line is 1.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whether the last line has no line feed, so that its end may be missing.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Returns the number of bytes up to the end of the last line.

@@ -1,22 +1,24 @@
 //! Writes the records of an export to a bucket.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use futures::StreamExt;
 use kvtyped::bucket::{BucketStatus, RawWrite};
-use kvtyped::{Bucket, ErrorKind, Key, RawRecord, Read, Revision};
+use kvtyped::{Bucket, Entry, ErrorKind, Key, RawRecord, Read, Revision};
 use tokio::time::Instant;
 
+use super::counts::Counts;
 use super::line::Imported;
 use crate::app::App;
 use crate::fail::{Code, Done, Failure};
-use crate::json::object;
-use crate::out::Item;
 
 /// The number of writes in flight.
 const IN_FLIGHT: usize = 256;
+
+/// The largest difference of two ends of a record that count as the same: a TTL has whole seconds.
+const SAME_END: Duration = Duration::from_secs(2);
 
 /// What to do about a record that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -26,41 +28,8 @@ pub(crate) enum OnConflict {
     Fail,
     /// Leave it
     Skip,
-    /// Replace it
+    /// Replace it, unless the value, the headers and the end of its TTL are the same
     Overwrite,
-}
-
-/// The numbers of lines with each result.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) imported: u64,
-    /// Records that exist with the same value.
-    unchanged: u64,
-    skipped: u64,
-    conflicts: u64,
-    expired: u64,
-    pub(crate) refused: u64,
-}
-
-impl Counts {
-    pub(crate) fn print(&self, app: &App, bucket: &str, dry_run: bool) -> Result<(), Failure> {
-        let Self { imported, unchanged, skipped, conflicts, expired, refused } = *self;
-        let json = object! {
-            "v" => 1u8,
-            "type" => "imported",
-            "bucket" => bucket,
-            "imported" => imported,
-            "unchanged" => unchanged,
-            "skipped" => skipped,
-            "conflicts" => conflicts,
-            "expired" => expired,
-            "refused" => refused,
-            "dry_run" => dry_run.then_some(true),
-        };
-        let cells = [imported, unchanged, skipped, conflicts, expired, refused].map(|count| count.to_string());
-        let columns = ["IMPORTED", "UNCHANGED", "SKIPPED", "CONFLICTS", "EXPIRED", "REFUSED"];
-        app.out.one(&columns, &Item::new(json).cells(cells).name(bucket))
-    }
 }
 
 /// A line that may be written.
@@ -123,7 +92,7 @@ impl<'a> Writer<'a> {
         self.counts.refused += 1;
         let key = key.map_or_else(String::new, |key| format!(" (`{key}`)"));
         self.app.out.warn(&format!("line {number}{key}: {reason}"));
-        self.fail("some lines were refused");
+        self.worst.get_or_insert_with(|| Failure::data("some lines were refused"));
     }
 
     /// Returns the write of a line. Reports a line that is refused or expired.
@@ -168,10 +137,17 @@ impl<'a> Writer<'a> {
         let mut seen = HashSet::new();
         let mut window: Vec<_> = window.into_iter().rev().filter(|line| seen.insert(line.key.clone())).collect();
         window.reverse();
+        let stored = match self.stored(&window).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.worst = Some(error.into());
+                return Ok(());
+            }
+        };
         let outcomes: Vec<(&Pending, Outcome)> = {
-            let this = &*self;
+            let (this, stored) = (&*self, &stored);
             futures::stream::iter(&window)
-                .map(|line| async move { (line, this.write_line(line).await) })
+                .map(|line| async move { (line, this.write_line(line, stored.get(&line.key)).await) })
                 .buffered(IN_FLIGHT)
                 .collect()
                 .await
@@ -214,10 +190,22 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn write_line(&self, line: &Pending) -> Outcome {
+    /// Reads the records that the lines may overwrite.
+    async fn stored(&self, window: &[Pending]) -> kvtyped::Result<HashMap<Key, Entry<RawRecord>>> {
+        if self.on_conflict != OnConflict::Overwrite || window.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let found = self.bucket.get_many(window.iter().map(|line| &line.key)).read(Read::Leader).await?;
+        Ok(found.into_iter().flatten().map(|entry| (entry.key().clone(), entry)).collect())
+    }
+
+    async fn write_line(&self, line: &Pending, stored: Option<&Entry<RawRecord>>) -> Outcome {
         let dry_run = self.dry_run;
         let is_ours = self.written.contains(&hash(&line.key));
         let result = match self.on_conflict {
+            OnConflict::Overwrite if stored.is_some_and(|stored| self.is_equal(line, stored)) => {
+                return Outcome::Unchanged;
+            }
             OnConflict::Overwrite if dry_run => return Outcome::Imported,
             OnConflict::Overwrite => self.overwrite(line).await.map(|()| Outcome::Imported),
             _ if is_ours && !dry_run => self.overwrite(line).await.map(|()| Outcome::Imported),
@@ -250,15 +238,32 @@ impl<'a> Writer<'a> {
     /// Compares a line with the stored record. Returns `None` if the key has no record.
     async fn compare(&self, line: &Pending) -> kvtyped::Result<Option<Outcome>> {
         let stored = self.bucket.get(&line.key).read(Read::Leader).await?;
-        Ok(stored.map(|stored| {
-            let is_same = stored.bytes == line.imported.record.bytes && *stored.headers() == line.imported.headers;
-            if is_same { Outcome::Unchanged } else { Outcome::Exists }
-        }))
+        Ok(stored.map(|stored| if is_same(line, &stored) { Outcome::Unchanged } else { Outcome::Exists }))
     }
 
-    /// Sets the error of the import, unless it has one.
-    pub(crate) fn fail(&mut self, reason: &str) {
-        self.worst.get_or_insert_with(|| Failure::data(reason));
+    /// Whether a write of the line would change nothing: the value, the headers and the end of the record stay.
+    fn is_equal(&self, line: &Pending, stored: &Entry<RawRecord>) -> bool {
+        let ends_alike = match self.ttl(&line.imported) {
+            Ok(Some(left)) => stored.remaining().is_some_and(|remaining| remaining.abs_diff(left) <= SAME_END),
+            // The record has no TTL, or only that of the bucket.
+            Ok(None) => stored.ttl().is_none_or(|ttl| ttl.is_never() && self.status.config.ttl.is_none()),
+            Err(_) => false,
+        };
+        ends_alike && is_same(line, stored)
+    }
+
+    /// Ends an import whose input ended early.
+    pub(crate) fn incomplete(&mut self, reason: &str) {
+        if self.worst.as_ref().is_some_and(|failure| failure.code != Code::Data) {
+            return;
+        }
+        let Counts { imported, unchanged, .. } = self.counts;
+        let verb = if self.dry_run { "would be" } else { "are" };
+        let reason = format!("{reason}; {imported} records {verb} imported, and {unchanged} unchanged");
+        self.worst = Some(Failure::data(reason).hint(
+            "import the whole export again: the records that are imported already are then unchanged. `--partial` accepts \
+             an export without its end",
+        ));
     }
 
     /// Prints the counts.
@@ -270,6 +275,11 @@ impl<'a> Writer<'a> {
             None => Ok(Code::Success),
         }
     }
+}
+
+/// Whether a record has the value and the headers of a line.
+fn is_same(line: &Pending, stored: &Entry<RawRecord>) -> bool {
+    stored.bytes == line.imported.record.bytes && *stored.headers() == line.imported.headers
 }
 
 fn hash(key: &Key) -> u64 {

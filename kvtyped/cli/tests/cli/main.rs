@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 #![allow(clippy::disallowed_methods, reason = "the tests wait for processes, outside of a runtime and its clock")]
 
+mod conditions;
 mod contract;
 mod doctor;
 mod failures;

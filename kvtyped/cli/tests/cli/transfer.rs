@@ -105,6 +105,45 @@ on_each_store! {
         assert_eq!(world.json(&["get", "$B", "a"])["value"], 2);
     }
 
+    fn export_that_is_cut_in_a_pipe_is_told(world: &World) {
+        let export = world.export("", &strs(&records(5)));
+        let lines: Vec<_> = export.split_inclusive('\n').collect();
+        let position = world.path("position").display().to_string();
+        let import = |input: &str, more: &[&str]| world.feed(&[&["import", "$B", "-o", "json"], more].concat(), input.as_bytes());
+        let message = |ran: &Ran| ran.error()["message"].as_str().unwrap().to_owned();
+        // In the header, nothing can be imported.
+        let cut = import(&lines[0][..10], &[]);
+        assert_eq!((cut.code, message(&cut)), (9, "the export is cut off in line 1; nothing was imported".to_owned()), "{cut:?}");
+        assert_eq!(world.run(&["ls", "$B"]).code, 3);
+        // A dry run does not create the file of a store.
+        world.ok(&["bucket", "create", "other_$B"]);
+        // In the middle of line 4: two records are whole.
+        let in_line: String = lines[..3].concat() + &lines[3][..20];
+        let dry = import(&in_line, &["--dry-run"]);
+        assert_eq!((dry.code, message(&dry)), (9, "the export is cut off in line 4".to_owned()), "{dry:?}");
+        let cut = import(&in_line, &["--resume", &position]);
+        let told = "the export is cut off in line 4; 2 records are imported, and 0 unchanged";
+        assert_eq!((cut.code, message(&cut)), (9, told.to_owned()), "{cut:?}");
+        assert!(cut.error()["hint"].as_str().unwrap().contains("import the whole export again"), "{cut:?}");
+        assert_eq!(serde_json::from_str::<Value>(&cut.out).unwrap()["refused"], 0, "{cut:?}");
+        // Between two lines.
+        let between = import(&lines[..4].concat(), &[]);
+        let told = "the export is cut off after line 4: it has no end line; 1 records are imported, and 2 unchanged";
+        assert_eq!((between.code, message(&between)), (9, told.to_owned()), "{between:?}");
+        let again = import(&lines[..4].concat(), &["--resume", &position]);
+        assert_eq!(again.code, 9, "a position does not hide the cut: {again:?}");
+        let partial = import(&in_line, &["--partial"]);
+        assert!(partial.code == 0 && partial.err.contains("cut off in line 4"), "{partial:?}");
+        // The whole export imports the rest, also from the position, which is before the line that was cut.
+        world.ok(&["rm", "$B", "k.2"]);
+        fs::write(&position, fs::read_to_string(&position).unwrap().replace(r#""line":4"#, r#""line":3"#)).unwrap();
+        let whole = import(&export, &["--resume", &position]);
+        assert_eq!(whole.code, 0, "{whole:?}");
+        assert_eq!(world.ok(&["ls", "$B", "--count"]), "5\n");
+        let again = import(&export, &[]);
+        assert_eq!(serde_json::from_str::<Value>(&again.out).unwrap()["unchanged"], 5, "{again:?}");
+    }
+
     fn invalid_lines_are_refused_one_by_one(world: &World) {
         let export = world.export(r#""history":1,"ttl_ms":3600000"#, &[
             r#""key":"a","codec":"json","value":1"#,
@@ -153,6 +192,51 @@ on_each_store! {
         let piped = world.feed(&["import", "piped_$B"], cut.as_bytes());
         assert!(piped.code == 9 && piped.err.contains("cut off"), "{piped:?}");
     }
+}
+
+#[test]
+fn equal_records_are_not_overwritten() {
+    // A store in memory begins with whole TTLs in each process.
+    for world in [World::file(), World::server()] {
+        check_overwrites(&world);
+    }
+}
+
+fn check_overwrites(world: &World) {
+    let settings = card("x", "{id}", "json", 3);
+    let export = world.export(
+        &settings,
+        &[
+            r#""key":"plain","codec":"json","value":1"#,
+            r#""key":"header","codec":"json","headers":{"Kvtyped-Version":"2"},"value":2"#,
+            r#""key":"ttl","codec":"json","ttl_ms":600000,"expires_in_ms":600000,"value":3"#,
+        ],
+    );
+    assert_eq!(world.feed(&["import", "$B"], export.as_bytes()).code, 0);
+    // This export has the times at which its records expire.
+    let whole = world.ok(&["export", "$B"]);
+    let again = |more: &[&str]| {
+        let arguments = [&["import", "$B", "--on-conflict", "overwrite", "--yes", "-o", "json"], more].concat();
+        let ran = world.feed(&arguments, whole.as_bytes());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let counts: Value = serde_json::from_str(&ran.out).unwrap();
+        (counts["imported"].as_u64().unwrap(), counts["unchanged"].as_u64().unwrap())
+    };
+    let revisions = || ["plain", "header", "ttl"].map(|key| world.json(&["get", "$B", key])["revision"].clone());
+    let before = revisions();
+    assert_eq!((again(&["--dry-run"]), again(&[])), ((0, 3), (0, 3)));
+    assert_eq!(revisions(), before);
+    // Another value, another header and another TTL are differences.
+    world.ok(&["put", "$B", "plain", "7"]);
+    assert_eq!((again(&["--dry-run"]), again(&[]), again(&[])), ((1, 2), (1, 2), (0, 3)));
+    world.ok(&["touch", "$B", "ttl", "--ttl", "5m"]);
+    assert_eq!((again(&[]), again(&[])), ((1, 2), (0, 3)));
+    world.ok(&["touch", "$B", "plain", "--ttl", "5m"]);
+    assert_eq!(again(&[]), (1, 2));
+    assert_eq!(world.json(&["get", "$B", "plain"]).get("ttl_ms"), None);
+    let version = whole.replace(r#""Kvtyped-Version":"2""#, r#""Kvtyped-Version":"3""#);
+    let ran = world.feed(&["import", "$B", "--on-conflict", "overwrite", "--yes", "-o", "json"], version.as_bytes());
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap()["imported"], 1, "{ran:?}");
 }
 
 #[test]

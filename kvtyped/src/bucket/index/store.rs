@@ -114,7 +114,9 @@ impl<T: KvModel> ReadBucket<T> {
                 let rest = self.clock().remaining(live.created, live.ttl);
                 // A whole second more at most: no record expires early.
                 let ttl = rest.map_or(live.ttl, |rest| Ttl::new(rest.max(Ttl::MIN)).or(live.ttl));
-                let has_ttl = self.config().limit_markers.is_some() && matches!(self.config().history, None | Some(1));
+                // With a history, a record keeps a TTL that another client has given it: it must not become permanent.
+                let has_history = !matches!(self.config().history, None | Some(1));
+                let has_ttl = self.config().limit_markers.is_some() && (!has_history || live.ttl.is_some());
                 let source = live.headers.rewrite_of().unwrap_or(revision);
                 let headers = live.headers.with_cause(Some(&RecordHeaders::rewrite_cause(source)));
                 Content::put(live.value, headers, target).with_ttl(ttl.filter(|_| has_ttl))

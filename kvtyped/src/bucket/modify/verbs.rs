@@ -18,7 +18,7 @@ use crate::bucket::entry::Pending;
 use crate::bucket::handle::Bucket;
 use crate::bucket::precondition::FenceResult;
 use crate::bucket::schema_state::BucketSchema;
-use crate::bucket::write::check_ttl;
+use crate::bucket::write::{check_kept_ttl, check_ttl};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::ModelKey;
 use crate::model::{KvModel, SingleRevision};
@@ -83,8 +83,9 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Returns `NotFound` if the key has no record and [`or_insert_with`](Modify::or_insert_with) is not given. Returns
     /// `KeyChanged` if the closure changes the key, and `RetriesExhausted`, with the number of attempts and the elapsed
-    /// time, if other writers always come first. If the outcome is `Unknown`, the change of the closure may have been
-    /// written.
+    /// time, if other writers always come first. Returns [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the
+    /// record has a TTL and the bucket keeps a `history`, as [`touch`](Self::touch) does. If the outcome is `Unknown`, the
+    /// change of the closure may have been written.
     ///
     /// # Panics
     ///
@@ -250,7 +251,12 @@ impl<T: KvModel> Bucket<T> {
                             let content = before.verify(&entry.value, key.clone()).map_err(located)?.with_ttl(ttl);
                             Ok(CasDecision::Write { content, result: Some(entry) })
                         }
-                        write => Ok(write),
+                        write => {
+                            if ttl.is_none() {
+                                check_kept_ttl(self.config(), kept).map_err(located)?;
+                            }
+                            Ok(write)
+                        }
                     }
                 }
                 Change::Delete => remove::<T>(WriteKind::Delete, &schema).map_err(located),
