@@ -28,6 +28,7 @@ mod ids;
 mod import_circles;
 mod index_cards;
 mod index_costs;
+mod index_drops;
 mod index_entries;
 mod index_faults;
 mod index_follower;

@@ -4,6 +4,8 @@
 //! rule is a change of the store or of the replies ([`Mutant`](model::Mutant)), never of the state machines.
 
 mod build;
+mod dropped;
+mod drops;
 mod entries;
 mod explore;
 mod follow;

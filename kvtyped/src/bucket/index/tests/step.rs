@@ -1,5 +1,6 @@
 //! The steps of the processes of a model.
 
+use super::drops;
 use super::model::{InFlight, Model, Mutant, NONE, Process, Program, Record, Slot, VALUES, World, owner_reply};
 use crate::bucket::index::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
 use crate::bucket::index::clean::{CleanEnd, Cleaning};
@@ -23,13 +24,14 @@ pub(super) enum Action {
     OldWrite,
     ForeignWrite,
     List,
-    Build(&'static str),
+    /// A step of a builder, of a dropper or of a lookup.
+    Step(&'static str),
     Compact,
 }
 
-type Successors = Vec<(Label, World)>;
+pub(super) type Successors = Vec<(Label, World)>;
 
-const DONE: u8 = 9;
+pub(super) const DONE: u8 = 9;
 
 /// Returns every state that one step leads to.
 pub(super) fn successors(model: &Model, world: &World) -> Successors {
@@ -49,6 +51,9 @@ pub(super) fn successors(model: &Model, world: &World) -> Successors {
             Program::Foreign { key, value } => foreign(world, process, (key, value), &mut out),
             Program::Follow { key, rounds } => follow(model, world, process, (key, rounds), &mut out),
             Program::Compact { key } => compact(model, world, process, key, &mut out),
+            Program::Drop => drops::drop_index(model, world, process, &mut out),
+            Program::Rebuild => drops::rebuild(model, world, process, &mut out),
+            Program::Lookup { value } => drops::lookup(model, world, process, value, &mut out),
         }
     }
     for (index, late) in world.in_flight.iter().enumerate() {
@@ -62,7 +67,7 @@ pub(super) fn successors(model: &Model, world: &World) -> Successors {
     out
 }
 
-fn push(out: &mut Successors, process: usize, action: Action, next: World) {
+pub(super) fn push(out: &mut Successors, process: usize, action: Action, next: World) {
     out.push((Label { process, action }, next));
 }
 
@@ -151,14 +156,21 @@ fn write(model: &Model, world: &World, process: usize, (key, value, means): (u8,
             if found[..index].contains(record) {
                 continue;
             }
-            let mut next = world.clone();
-            let changes = changes(model, key, *record, value);
-            next.processes[process].attempt = Some(Attempt::new(key, Revision::new(record.revision), changes, means));
-            push(out, process, Action::Read(*record), next);
+            for card in drops::known_cards(model, world) {
+                let mut next = world.clone();
+                let changes = changes(model, key, *record, value);
+                let attempt = Attempt::new(key, Revision::new(record.revision), changes, means);
+                let own = &mut next.processes[process];
+                (own.attempt, own.card, own.is_confirmed) = (Some(attempt), card, false);
+                push(out, process, Action::Read(*record), next);
+            }
         }
         return;
     };
     for (task, effect) in attempt.pending() {
+        if task == Task::Record && model.has_drop() && drops::confirm(model, world, process, out) {
+            return;
+        }
         let on = InFlight { process, key, expected: attempt.expected().get(), effect };
         for (mut next, reply) in outcomes(model, world, &on) {
             continue_attempt(model, &mut next, process, task, reply.clone());
@@ -170,6 +182,11 @@ fn write(model: &Model, world: &World, process: usize, (key, value, means): (u8,
 fn continue_attempt(model: &Model, world: &mut World, process: usize, task: Task, reply: Reply<u8>) {
     let Some(mut attempt) = world.processes[process].attempt.take() else { return };
     attempt.apply(task, reply);
+    end_attempt(model, world, process, attempt);
+}
+
+/// Continues with the end of an attempt, if it has ended.
+pub(super) fn end_attempt(model: &Model, world: &mut World, process: usize, attempt: Attempt<u8, Slot>) {
     let Some(end) = attempt.end() else {
         world.processes[process].attempt = Some(attempt);
         return;
@@ -190,6 +207,7 @@ fn continue_attempt(model: &Model, world: &mut World, process: usize, task: Task
     }
     let own = &mut world.processes[process];
     own.erasures.extend(erasures);
+    (own.card, own.is_confirmed) = Default::default();
     own.failed += 1;
     let retries = matches!(end, End::Retry { .. }) && own.failed < model.attempts;
     if !retries {
@@ -280,7 +298,7 @@ fn build(model: &Model, world: &World, process: usize, out: &mut Successors) {
     if next.processes[process].pc as usize == order.len() {
         next.processes[process].read = None;
     }
-    push(out, process, Action::Build(step), next);
+    push(out, process, Action::Step(step), next);
 }
 
 fn compact(model: &Model, world: &World, process: usize, key: u8, out: &mut Successors) {
