@@ -111,6 +111,8 @@ on_both_backends! {
                 note(other.count_by(User::by_team("core")).await, "count_by");
                 let found = other.get_by(User::by_email("mail7")).await;
                 note(found.map(|found| found.map_or(0, |_| USERS)), "get_by");
+                // The embedded backends may answer at once.
+                tokio::task::yield_now().await;
             }
         };
         let drops = async {
@@ -136,7 +138,7 @@ on_both_backends! {
         // The value has no claim, so it is not unique now.
         users.put(&user(100, "mail3")).await.unwrap();
         let built = users.build_index("email").all_writers_know().await.unwrap();
-        assert_eq!(built.duplicates, [("3".to_owned(), "100".to_owned())], "{built:?}");
+        assert_eq!(built.duplicates, [("100".to_owned(), "3".to_owned())], "{built:?}");
         users.delete(&UserKey::new(3)).await.unwrap();
         assert!(users.build_index("email").all_writers_know().await.unwrap().duplicates.is_empty());
         let taken = users.put(&user(101, "mail3")).await.unwrap_err();

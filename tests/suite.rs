@@ -37,6 +37,7 @@ mod index_probe;
 mod index_reads;
 mod index_repair;
 mod index_secrets;
+mod index_strange_values;
 mod index_writes;
 mod inspect;
 mod key_codecs;

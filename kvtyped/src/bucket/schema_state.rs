@@ -237,7 +237,8 @@ impl SchemaState {
                 let index = schema.cards.get(model).and_then(|card| card.indexes.get(name));
                 index.is_some_and(IndexCard::promises_uniqueness)
             };
-            let kept = current.relied_on.iter().filter(|(of, name)| of != model || is_promised(name)).cloned().collect();
+            let kept =
+                current.relied_on.iter().filter(|(of, name)| of != model || is_promised(name)).cloned().collect();
             schema.relied_on = kept;
             schema
         });
@@ -308,6 +309,8 @@ mod tests {
         let target = Target { model: "user", writes: 1, knows: 2, indexes: &[], builds: None };
         assert!(BucketSchema::new(&config(None), Instant::now()).check(&[target]).is_ok());
         assert!(BucketSchema::new(&config(Some((2, 1))), Instant::now()).check(&[target]).is_ok());
-        assert!(BucketSchema::new(&config(Some((2, 2))), Instant::now()).check(&[target]).unwrap_err().is_stale_schema());
+        assert!(
+            BucketSchema::new(&config(Some((2, 2))), Instant::now()).check(&[target]).unwrap_err().is_stale_schema()
+        );
     }
 }

@@ -77,15 +77,7 @@ impl<T: KvModel> ReadBucket<T> {
     }
 
     pub(super) fn list_of(&self, lookup: Lookup<T, Many>, options: LookupOptions) -> ListBy<'_, T> {
-        ListBy {
-            bucket: self,
-            lookup,
-            is_descending: false,
-            after: None,
-            limit: None,
-            read: Read::Any,
-            options,
-        }
+        ListBy { bucket: self, lookup, is_descending: false, after: None, limit: None, read: Read::Any, options }
     }
 }
 
@@ -167,8 +159,19 @@ impl<'a, T: KvModel> ListBy<'a, T> {
             }
             let bucket = bucket.clone();
             let found = VecDeque::new();
-            let mut listing =
-                Listing { bucket, operation, lookup, info, build, candidates, yielded, found, left, read, idle_timeout };
+            let mut listing = Listing {
+                bucket,
+                operation,
+                lookup,
+                info,
+                build,
+                candidates,
+                yielded,
+                found,
+                left,
+                read,
+                idle_timeout,
+            };
             listing.add(page.found);
             let info = Some(info);
             return Ok(EntriesBy { records: listing.stream(), created, info, last: after, upper_bound });

@@ -273,7 +273,8 @@ pub(super) fn with_state<T: Indexed>(
 ) -> Option<ModelCard> {
     let mut card = card.or_else(|| bucket.program_card(None))?;
     let begun = card.indexes.get(info.name).filter(|index| index.state == IndexState::Writing && index.describes(info));
-    let build = begun.and_then(|index| index.build.clone()).unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+    let build =
+        begun.and_then(|index| index.build.clone()).unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
     let index = IndexCard { build: Some(build), ..IndexCard::new(info, state) };
     card.indexes.insert(info.name.to_owned(), index);
     Some(card)

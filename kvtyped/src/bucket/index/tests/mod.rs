@@ -9,6 +9,7 @@ mod drops;
 mod entries;
 mod explore;
 mod follow;
+mod followers;
 mod model;
 mod step;
 mod unique;

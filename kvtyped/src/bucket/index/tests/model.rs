@@ -58,6 +58,8 @@ pub(super) enum Program {
     Foreign { key: u8, value: u8 },
     /// Repairs the entries of a record after changes, at most this many times.
     Follow { key: u8, rounds: u8 },
+    /// Stores and erases the entries of record 0 in an eventual index after changes, at most this many times.
+    FollowEventual { rounds: u8 },
     /// Drops the index: changes the card, and then erases entries and claims.
     Drop,
     /// Builds the dropped index again.
@@ -93,6 +95,8 @@ pub(super) enum Mutant {
     FollowerErasesWithoutCondition,
     FollowerTrustsFoundEntries,
     WriterTrustsForeignRecords,
+    EventualErasesWithoutBound,
+    EventualReadsBoundLate,
     NoEpoch,
     ScanBeforeSwitch,
     ReadableBeforeScan,
@@ -159,7 +163,16 @@ impl Model {
     fn new(programs: &[Program], mut start: World, has_entries: bool, has_claims: bool) -> Self {
         start.processes = programs.iter().map(|_| Process::default()).collect();
         let programs = programs.to_vec();
-        Self { programs, has_entries, has_claims, attempts: 2, mutant: None, stale_leader: false, guard: DropGuard::Epoch, start }
+        Self {
+            programs,
+            has_entries,
+            has_claims,
+            attempts: 2,
+            mutant: None,
+            stale_leader: false,
+            guard: DropGuard::Epoch,
+            start,
+        }
     }
 
     pub(super) fn with_mutant(self, mutant: Mutant) -> Self {
@@ -219,6 +232,8 @@ pub(super) struct Process {
     pub(super) cleaning: Option<Cleaning<u8, Slot>>,
     /// The record that a program without the index, or a builder, has read.
     pub(super) read: Option<Record>,
+    /// The revision up to which the follower of an eventual index erases entries.
+    pub(super) through: u64,
     /// Erasures in the background.
     pub(super) erasures: Vec<(Slot, u64)>,
     /// Entries that a broken writer stores after its record.
