@@ -74,7 +74,7 @@ fn is_answer(error: &kvtyped::Error) -> bool {
 
 /// Whether an error is that of a server that has no leader for a while.
 fn is_outage(error: &kvtyped::Error) -> bool {
-    error.is_transient() || matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. })
+    matches!(error.kind(), ErrorKind::Timeout { .. } | ErrorKind::Unavailable { .. })
 }
 
 async fn perform(bucket: &Bucket<Strange>, step: Step) -> Result<(), kvtyped::Error> {
