@@ -300,7 +300,7 @@ mod without_epochs {
         assert!(holders.values().all(|count| *count == 1), "{holders:?}");
     }
 
-    /// The negative control: a writer that was said to have stopped stores a value twice.
+    /// The negative control: a writer that has not stopped stores a value twice.
     #[tokio::test]
     async fn writer_that_did_not_stop_stores_a_value_twice() {
         let world = World::memory();

@@ -1,4 +1,4 @@
-//! Indexes of values with strange contents, beside all verbs, futures that are dropped, and leaders that step down.
+//! Indexes of values with strange contents, with all verbs, dropped futures, and leaders that step down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::IntoFuture;

@@ -67,7 +67,7 @@ pub(crate) fn stored_claim(entry: &RawEntry) -> Result<Option<Claim>> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Returns the build of an index of which every record has its entries. Reads the card again if the index is not built,
+    /// Returns the build of a readable index. Reads the card again if the index is not built,
     /// because a build may have ended since.
     ///
     /// The card may be outdated. A lookup that finds no record, or counts entries, compares the result with
@@ -83,8 +83,8 @@ impl<T: KvModel> ReadBucket<T> {
         }
     }
 
-    /// Reads the card, and returns the build of an index. If it is the build from before a read of entries, the index had
-    /// all its entries meanwhile.
+    /// Reads the card, and returns the build of an index. If it is the build from before a read of entries, the
+    /// index had all its entries in between.
     ///
     /// # Errors
     ///

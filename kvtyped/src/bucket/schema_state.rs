@@ -70,7 +70,7 @@ impl BucketSchema {
         self.cards.get(T::SCHEMA.name)?.indexes.get(name)
     }
 
-    /// Returns the build of an index of which every record has its entries.
+    /// Returns the build of a readable index.
     ///
     /// # Errors
     ///
@@ -248,7 +248,7 @@ impl SchemaState {
 /// Returns the error of a write whose entries may have been erased by `drop_index`. The caller begins again.
 pub(super) fn stale_entries() -> Error {
     let conflict = Error::new(ErrorKind::Conflict { expected: Revision::ZERO, actual: None });
-    conflict.caused_by("an index was dropped or built meanwhile")
+    conflict.caused_by("an index was dropped or built after the entries of the record were stored")
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// It takes two reads: the claim of the value, and the record. In a replicated bucket, a value that the nearest server
     /// does not have is looked up at the leader too. So the record is found if its write was acknowledged before. If no
-    /// record is found, another read confirms that the index was not dropped meanwhile.
+    /// record is found, another read confirms that the index was not dropped.
     ///
     /// ```
     /// # use kvtyped::prelude::*;

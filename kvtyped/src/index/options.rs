@@ -18,7 +18,7 @@ pub(super) struct LookupOptions {
 
 impl LookupOptions {
     /// Begins a lookup: waits for the follower if the caller asks for a revision. Returns the build whose entries the lookup
-    /// reads. The lookup compares it with the build after its reads, because the index may be dropped meanwhile.
+    /// reads. The lookup compares it with the build after its reads, because the index may be dropped during the lookup.
     ///
     /// # Errors
     ///

@@ -27,7 +27,7 @@ impl<T: KvModel> Bucket<T> {
     /// A program without the index cannot open the bucket for writing before that, unless it opens the bucket with
     /// `.on_schema(`[`Drift::Adopt`](crate::Drift::Adopt)`)`.
     ///
-    /// Programs that have the index may run meanwhile. Their lookups fail with `IndexBuilding`, and never miss a record. If
+    /// Programs that have the index may continue to run. Their lookups fail with `IndexBuilding`, and never miss a record. If
     /// the index is unique, their writes fail with `SchemaDiffers` until they open the bucket again, so that they store no
     /// value twice. Otherwise they continue to store entries, which a second call erases.
     ///

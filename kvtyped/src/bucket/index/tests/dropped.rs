@@ -1,4 +1,4 @@
-//! Lookups and writers beside the removal of a unique index.
+//! Lookups and writers during the removal of an index.
 
 use super::explore::{caught, holds};
 use super::model::{A, B, C, DropGuard, Model, Mutant, NONE, Program};
@@ -52,16 +52,16 @@ fn entries(guard: DropGuard) -> Vec<Model> {
 }
 
 #[test]
-fn lookup_beside_a_drop_misses_no_record() {
-    let states: Vec<_> = lookups().iter().map(|case| holds("lookups beside a drop", case)).collect();
-    println!("lookups beside a drop: {states:?} states");
+fn lookup_during_a_drop_misses_no_record() {
+    let states: Vec<_> = lookups().iter().map(|case| holds("lookups during a drop", case)).collect();
+    println!("lookups during a drop: {states:?} states");
 }
 
 #[test]
-fn writers_beside_a_drop_store_no_value_twice() {
+fn writers_during_a_drop_store_no_value_twice() {
     for guard in [DropGuard::Epoch, DropGuard::Wait] {
-        let states: Vec<_> = writers(guard).iter().map(|case| holds("writers beside a drop", case)).collect();
-        println!("writers beside a drop, {guard:?}: {states:?} states");
+        let states: Vec<_> = writers(guard).iter().map(|case| holds("writers during a drop", case)).collect();
+        println!("writers during a drop, {guard:?}: {states:?} states");
     }
 }
 
@@ -69,7 +69,7 @@ fn writers_beside_a_drop_store_no_value_twice() {
 fn index_that_was_dropped_and_built_again_misses_no_record() {
     for guard in [DropGuard::Epoch, DropGuard::Wait] {
         let states: Vec<_> = entries(guard).iter().map(|case| holds("a drop and a build", case)).collect();
-        println!("entries beside a drop and a build, {guard:?}: {states:?} states");
+        println!("entries during a drop and a build, {guard:?}: {states:?} states");
     }
 }
 

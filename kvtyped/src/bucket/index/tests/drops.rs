@@ -1,4 +1,4 @@
-//! The steps of processes that drop an index, build it again, and look values up meanwhile.
+//! The steps of processes that drop an index, build it again, and look values up.
 
 use super::model::{
     Card, DropGuard, KEYS, LookupState, Model, Mutant, NONE, Process, Program, Slot, VALUES, World, claim,

@@ -232,7 +232,7 @@ pub(super) struct Process {
     pub(super) cleaning: Option<Cleaning<u8, Slot>>,
     /// The record that a program without the index, or a builder, has read.
     pub(super) read: Option<Record>,
-    /// The revision up to which the follower of an eventual index erases entries.
+    /// The last revision of the bucket, as the follower of an eventual index has read it.
     pub(super) through: u64,
     /// Erasures in the background.
     pub(super) erasures: Vec<(Slot, u64)>,
