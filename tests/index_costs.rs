@@ -80,7 +80,7 @@ impl Wire {
                     has_reply = true;
                     continue;
                 }
-                _ if subject.starts_with("$JS.EVENT.") => continue,
+                _ if subject.starts_with("$JS.EVENT.") || subject.starts_with("$JS.API.STREAM.CREATE.") => continue,
                 _ if subject.starts_with("$JS.API.STREAM.PURGE.") => {
                     cost.erased += 1;
                     erasing.extend(message.reply);

@@ -51,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
     (0..12_u8, 0..6_usize, text(), note, tags, 1..40_u64).prop_map(
         |(verb, id, mail, (has_note, note, long), tags, polls)| {
             // Some notes are longer than a subject, and some as long as a message.
-            let note = if long == 0 { "\0*.".repeat(150_000) } else { note };
+            let note = if long == 0 { "*.>".repeat(250_000) } else { note };
             let id = ["a", "", "*", ">", "b.c", "\0"][id].to_owned();
             let record = Strange { id, mail, note: has_note.map(|_| note), tags, visits: u32::from(verb) };
             Step { verb, record, polls }
