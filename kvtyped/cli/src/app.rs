@@ -16,6 +16,7 @@ use crate::fail::Failure;
 use crate::fixture;
 use crate::json::object;
 use crate::out::Out;
+use crate::writes::Writes;
 
 /// How long the connection may be lost before operations fail at once.
 const FAIL_FAST_AFTER: Duration = Duration::from_secs(2);
@@ -28,6 +29,8 @@ const RELEASE: Duration = Duration::from_secs(2);
 pub(crate) struct App {
     pub(crate) options: Global,
     pub(crate) out: Out,
+    /// The writes of this run.
+    pub(crate) writes: Writes,
     target: OnceCell<Target>,
 }
 
@@ -60,7 +63,7 @@ pub(crate) struct WriteView {
 impl App {
     pub(crate) fn new(options: Global) -> Self {
         let out = Out::new(options.output, options.color, options.quiet);
-        Self { options, out, target: OnceCell::new() }
+        Self { options, out, writes: Writes::default(), target: OnceCell::new() }
     }
 
     /// Returns the store of the options and the context. Connects at the first call.
@@ -161,10 +164,14 @@ impl App {
             options = options.credentials_file(creds);
         }
         let shown = without_userinfo(&url);
+        if url.starts_with("memory:") && self.options.fixture.is_none() {
+            self.out.warn("a `memory:` store is in one process, so the tool sees an empty one");
+        }
         if self.options.verbose {
             self.out.note(&format!("store {shown}"));
         }
         let connect = Store::connect(&url).options(options).timeout(self.options.timeout);
+        let connect = connect.observer(self.writes.observer());
         let store = connect.fail_fast_after(FAIL_FAST_AFTER).await.map_err(|error| {
             // The client may quote the URL.
             Failure::from(error).context(&format!("cannot open {shown}"))
@@ -223,6 +230,11 @@ impl App {
         std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
+    /// Opens the current store again after a command has closed it.
+    pub(crate) async fn reopen(&self) -> Result<Target, Failure> {
+        self.connect(&StoreName::Current, false).await
+    }
+
     /// Saves the fixture, releases leases, and closes the store.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
         let Some(target) = self.target.get() else { return Ok(()) };
@@ -239,6 +251,11 @@ impl App {
 }
 
 impl Target {
+    /// Whether one process at a time can open the store.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.url.starts_with("file:")
+    }
+
     pub(crate) fn is_production(&self) -> bool {
         self.context.as_ref().is_some_and(Context::is_production)
     }

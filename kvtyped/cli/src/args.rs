@@ -13,7 +13,7 @@ use crate::time::parse_duration;
 ///
 /// Exit codes: 0 success, 1 the answer is no, 2 wrong usage, 3 not found, 4 conflict, 5 not allowed, 6 unavailable or
 /// timeout and not applied (a retry is safe), 7 outcome unknown (read the record first), 8 unsupported by the server,
-/// 9 undecodable or invalid data, 10 refused for safety, 130 interrupted.
+/// 9 undecodable or invalid data, 10 refused for safety or by the editor, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "kvtyped", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -141,6 +141,9 @@ pub(crate) enum Command {
     Context(commands::context::Command),
     /// Print the script that completes commands, buckets and keys in a shell
     Completions(commands::completions::Args),
+    /// Ends the command of `lock run` if the tool dies first. The tool starts it
+    #[command(hide = true)]
+    Watchdog(crate::watchdog::Args),
     /// Print the man page
     Man(commands::completions::ManArgs),
 }

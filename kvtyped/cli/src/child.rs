@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use kvtyped::recipes::Lease;
 use kvtyped::{Error, ErrorKind};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 use crate::app::App;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::interrupt::Forwarded;
 use crate::time::parse_duration;
+use crate::watchdog::{Target, Watchdog};
 
 /// The exit code if the lease was not had in time.
 const NOT_HAD: Code = Code::Other(124);
@@ -71,10 +72,40 @@ impl RunOptions {
     }
 
     /// Runs the command under the lease. Ends it if the lease is lost.
+    ///
+    /// A watchdog ends it if the tool dies.
     pub(crate) async fn run(&self, app: &App, lease: &Lease, what: &str) -> Result<Ended, Failure> {
         // From here on, the command decides what a signal does.
         let mut signals = Forwarded::enter()?;
-        let mut child = Process::spawn(&self.command, lease)?;
+        // A renewal leaves two thirds of the TTL, and the command must have ended before the lease expires.
+        // On a terminal, the command stays in the group of the tool. Another group may not read from the terminal.
+        let has_group = !io::stdin().is_terminal();
+        let grace = self.grace.min(self.ttl / 2);
+        let mut watchdog = Watchdog::start(grace, has_group).map_err(|error| unguarded(&error))?;
+        let mut child = match Process::spawn(&self.command, lease, has_group.then(|| watchdog.group())) {
+            Ok(child) => child,
+            Err(failure) => {
+                watchdog.dismiss().await;
+                return Err(failure);
+            }
+        };
+        if let Some(Target::Process(pid)) = child.target {
+            watchdog.watch(pid).await.map_err(|error| unguarded(&error))?;
+        }
+        let ended = self.guard(app, lease, what, &mut signals, &mut child).await?;
+        watchdog.dismiss().await;
+        Ok(ended)
+    }
+
+    /// Waits for the end of the command or the loss of the lease.
+    async fn guard(
+        &self,
+        app: &App,
+        lease: &Lease,
+        what: &str,
+        signals: &mut Forwarded,
+        child: &mut Process,
+    ) -> Result<Ended, Failure> {
         if app.options.verbose {
             app.out.note(&format!("{what} is held with fence {}", lease.fence()));
         }
@@ -102,7 +133,7 @@ impl RunOptions {
                 if let Err(error) = released {
                     app.out.warn(&format!(
                         "{what} stays until its TTL ends, because its release failed: {}",
-                        error.report()
+                        message_of(&error)
                     ));
                 }
                 Ok(code_of(status))
@@ -129,42 +160,43 @@ fn failed(error: io::Error) -> Failure {
     Failure::local(format!("cannot wait for the command: {error}")).with_code(LOST)
 }
 
+fn unguarded(error: &io::Error) -> Failure {
+    Failure::local(format!("cannot start the watchdog of the command: {error}")).with_code(LOST)
+}
+
 struct Process {
     child: Child,
-    pid: Option<Pid>,
-    /// Whether the command and its children are a process group of their own. With a terminal they are not, because
-    /// only one group may read from the terminal.
-    has_group: bool,
+    /// The command, with its children if it is in the group of the watchdog.
+    target: Option<Target>,
 }
 
 impl Process {
-    fn spawn(command: &[OsString], lease: &Lease) -> Result<Self, Failure> {
+    fn spawn(command: &[OsString], lease: &Lease, group: Option<Pid>) -> Result<Self, Failure> {
         let [program, arguments @ ..] = command else { return Err(Failure::usage("no command is given")) };
-        let has_group = !io::stdin().is_terminal();
         let mut builder = Command::new(program);
         builder.args(arguments).env("KVTYPED_FENCE", lease.fence().to_string()).env("KVTYPED_NAME", lease.name());
         builder.kill_on_drop(true);
-        if has_group {
-            builder.process_group(0);
+        if let Some(group) = group {
+            builder.process_group(group.as_raw_pid());
         }
         let child = builder.spawn().map_err(|error| {
             let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
             Failure::local(format!("`{}`: {error}", program.display())).with_code(Code::Other(code))
         })?;
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        Ok(Self { child, pid, has_group })
+        Ok(Self { child, target: group.map(Target::Group).or(pid.map(Target::Process)) })
     }
 
     fn signal(&self, signal: Signal) {
-        let Some(pid) = self.pid else { return };
-        // It may have ended.
-        let _ = if self.has_group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+        if let Some(target) = self.target {
+            target.signal(signal);
+        }
     }
 
     /// Passes on a signal that the tool received.
     fn forward(&self, signal: Signal) {
         // The terminal has sent its signals to the command, too.
-        if self.has_group || signal == Signal::TERM {
+        if matches!(self.target, Some(Target::Group(_))) || signal == Signal::TERM {
             self.signal(signal);
         }
     }
@@ -176,9 +208,9 @@ impl Process {
             self.signal(Signal::KILL);
             self.child.wait().await.map_err(failed)?;
         }
-        if self.has_group {
+        if let Some(group @ Target::Group(_)) = self.target {
             // Its children may have outlived it.
-            self.signal(Signal::KILL);
+            group.signal(Signal::KILL);
         }
         Ok(())
     }

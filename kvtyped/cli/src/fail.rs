@@ -1,12 +1,15 @@
 //! Exit codes, and errors as messages and objects.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::process::ExitCode;
 
 use kvtyped::{Error, ErrorKind, Outcome};
 
 use crate::json::{Json, object};
+use crate::remedy::translate;
+use crate::writes::Writes;
 
 /// An exit code of the tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +164,41 @@ impl Failure {
 
     /// The signal of a user who interrupts the tool.
     pub(crate) fn interrupted(code: Code) -> Self {
-        Self::new(code, "interrupted", "interrupted; a write that was sent may be applied")
+        Self::new(code, "interrupted", "interrupted")
+    }
+
+    /// Adds what became of the writes of the command, if a user interrupted it.
+    pub(crate) fn with_writes(mut self, writes: &Writes) -> Self {
+        if self.kind != "interrupted" {
+            return self;
+        }
+        let applied = match writes.applied() {
+            0 => "nothing was written".to_owned(),
+            1 => "one write was applied".to_owned(),
+            count => format!("{count} writes were applied"),
+        };
+        match writes.is_unknown() {
+            true => {
+                self.outcome = Outcome::Unknown;
+                self.message =
+                    format!("interrupted while a write was under way, which may be applied; before it, {applied}");
+                self.hint(UNKNOWN)
+            }
+            false => {
+                self.message = format!("interrupted; {applied}");
+                self
+            }
+        }
+    }
+
+    /// Returns the hint.
+    pub(crate) fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Whether another process has the file of the store open.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.kind == "in_use"
     }
 
     /// Adds what to do.
@@ -177,6 +214,10 @@ impl Failure {
 
     /// Adds the command or record in front of the message.
     pub(crate) fn context(mut self, context: &str) -> Self {
+        // The message names the file already.
+        if self.is_in_use() {
+            return self;
+        }
         self.message = format!("{context}: {}", self.message);
         self
     }
@@ -228,27 +269,47 @@ fn code_of(error: &Error) -> Code {
     CODES.iter().find(|(kind, _)| *kind == name).map_or(Code::NotApplied, |(_, code)| *code)
 }
 
+/// What to do about a write whose outcome is unknown.
+const UNKNOWN: &str = "the write may have been applied; read the record with `kvtyped get` before you repeat it";
+
+/// Returns what to do about a file that this process has open: `process 12 on host a`.
+fn in_use(process: &str) -> String {
+    let name = name_of(process).map(|name| format!("it is `{name}`; ")).unwrap_or_default();
+    format!(
+        "{name}one process at a time can open the file; wait until that process ends, or stop it, for example with \
+         `kill`, and repeat the command"
+    )
+}
+
+/// Returns the program of a process of this host.
+fn name_of(process: &str) -> Option<String> {
+    let (id, host) = process.strip_prefix("process ")?.split_once(" on host ")?;
+    let id: u32 = id.parse().ok()?;
+    let is_here = fs::read_to_string("/proc/sys/kernel/hostname").is_ok_and(|name| name.trim() == host);
+    let name = fs::read_to_string(format!("/proc/{id}/comm")).ok().filter(|_| is_here)?;
+    Some(name.trim().to_owned())
+}
+
 /// Returns the remedy with this tool. The messages of the library name its functions.
-fn hint_of(error: &Error) -> Option<&'static str> {
-    match (error.outcome(), error.kind()) {
-        (Outcome::Unknown, _) => {
-            Some("the write may have been applied; read the record with `kvtyped get` before you repeat it")
-        }
+fn hint_of(error: &Error) -> Option<String> {
+    let hint = match (error.outcome(), error.kind()) {
+        (Outcome::Unknown, _) => Some(UNKNOWN),
         (_, ErrorKind::BucketNotFound) => Some("list the buckets with `kvtyped buckets`"),
         (_, ErrorKind::NotFound) => Some("list the keys with `kvtyped ls BUCKET`"),
         (_, ErrorKind::Conflict { .. }) => Some("read the record again with `kvtyped get`"),
         (_, ErrorKind::Unauthorized) => Some("see the credentials with `kvtyped context show`"),
         (_, ErrorKind::Unavailable { .. }) => Some("find the cause with `kvtyped doctor`"),
+        (_, ErrorKind::InUse { process, .. }) => return Some(in_use(process)),
         _ => None,
-    }
+    };
+    hint.map(str::to_owned)
 }
 
-/// Returns the message. Remedies of the library that name its functions mean nothing to a user of the tool.
-fn message_of(error: &Error) -> String {
+/// Returns the message of an error in the words of the tool.
+pub(crate) fn message_of(error: &Error) -> String {
     match (error.kind(), error.bucket()) {
         (ErrorKind::BucketNotFound, Some(bucket)) => format!("bucket `{bucket}` does not exist"),
-        // Every bucket of the tool has this model.
-        _ => error.report().replace(" as `RawRecord`", ""),
+        _ => translate(&error.report(), error.bucket()),
     }
 }
 
@@ -259,7 +320,7 @@ impl From<Error> for Failure {
             kind: error.kind().name(),
             outcome: error.outcome(),
             message: message_of(&error),
-            hint: hint_of(&error).map(str::to_owned),
+            hint: hint_of(&error),
         }
     }
 }

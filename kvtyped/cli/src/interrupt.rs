@@ -79,10 +79,11 @@ const GRACE: Duration = Duration::from_secs(3);
 /// no program reads blocks the thread of the command, so another thread waits for the signals.
 pub(crate) fn enforce() {
     let watch = async {
-        let failure = signal().await;
+        let mut signals = Signals::listen();
+        let failure = signals.next().await;
         tokio::select! {
             () = tokio::time::sleep(GRACE) => {}
-            _ = signal() => {}
+            _ = signals.next() => {}
         }
         std::process::exit(failure.code.number().into());
     };
@@ -95,31 +96,55 @@ pub(crate) fn enforce() {
     drop(thread);
 }
 
-/// Waits for a signal that ends the tool.
+/// The signals that end the tool. None is lost after [`listen`](Self::listen).
 #[cfg(unix)]
-pub(crate) async fn signal() -> Failure {
-    use tokio::signal::unix::{SignalKind, signal};
-    let streams = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = streams else {
-        // Without a handler, a signal ends the process at once.
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => if FOREGROUND.load(Ordering::Relaxed) == 0 && !is_forwarded() {
-                return Failure::interrupted(Code::Interrupted);
-            },
-            _ = terminate.recv() => if !is_forwarded() { return Failure::interrupted(Code::Other(143)) },
-            _ = hangup.recv() => if !is_forwarded() { return Failure::interrupted(Code::Other(129)) },
+#[derive(Debug)]
+pub(crate) struct Signals(Option<[tokio::signal::unix::Signal; 3]>);
+
+#[cfg(unix)]
+impl Signals {
+    /// Handles the signals from now on. Needs a runtime.
+    pub(crate) fn listen() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let streams = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+        match streams {
+            (Ok(interrupt), Ok(terminate), Ok(hangup)) => Self(Some([interrupt, terminate, hangup])),
+            // Without a handler, a signal ends the process at once.
+            _ => Self(None),
+        }
+    }
+
+    /// Waits for the next signal that ends the tool.
+    pub(crate) async fn next(&mut self) -> Failure {
+        let Some([interrupt, terminate, hangup]) = &mut self.0 else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => if FOREGROUND.load(Ordering::Relaxed) == 0 && !is_forwarded() {
+                    return Failure::interrupted(Code::Interrupted);
+                },
+                _ = terminate.recv() => if !is_forwarded() { return Failure::interrupted(Code::Other(143)) },
+                _ = hangup.recv() => if !is_forwarded() { return Failure::interrupted(Code::Other(129)) },
+            }
         }
     }
 }
 
-/// Waits for a signal that ends the tool.
+/// The signals that end the tool.
 #[cfg(not(unix))]
-pub(crate) async fn signal() -> Failure {
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => Failure::interrupted(Code::Interrupted),
-        Err(_) => std::future::pending().await,
+#[derive(Debug)]
+pub(crate) struct Signals(());
+
+#[cfg(not(unix))]
+impl Signals {
+    pub(crate) fn listen() -> Self {
+        Self(())
+    }
+
+    /// Waits for the next signal that ends the tool.
+    pub(crate) async fn next(&mut self) -> Failure {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Failure::interrupted(Code::Interrupted),
+            Err(_) => std::future::pending().await,
+        }
     }
 }

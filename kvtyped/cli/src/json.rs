@@ -111,20 +111,6 @@ impl Json {
         1 + deepest.unwrap_or_default()
     }
 
-    /// Returns the value at a path: names of fields and numbers of items, separated by dots or slashes.
-    pub(crate) fn at(&self, path: &str) -> Option<&Self> {
-        let path = path.trim_start_matches('$').trim_start_matches(['.', '/']);
-        let steps = path.split(['.', '/']).filter(|step| !step.is_empty());
-        let mut value = self;
-        for step in steps {
-            value = match value {
-                Self::List(items) => items.get(step.parse::<usize>().ok()?)?,
-                object => object.get(step)?,
-            };
-        }
-        Some(value)
-    }
-
     /// Applies a merge patch (RFC 7396): a `null` removes a field, an object changes fields, and any other value
     /// replaces.
     pub(crate) fn merge(self, patch: &Self) -> Self {
@@ -341,15 +327,5 @@ mod tests {
         for (text, depth) in [("1", 0), ("[]", 1), (r#"{"a":1,"b":[{}]}"#, 3)] {
             assert_eq!(parse(text).depth(), depth, "{text}");
         }
-    }
-
-    #[test]
-    fn paths_name_fields_and_items() {
-        let value = parse(r#"{"status":{"phase":"done","tries":[1,2]}}"#);
-        for path in ["status.phase", ".status.phase", "/status/phase", "$.status.phase"] {
-            assert_eq!(value.at(path).and_then(Json::text), Some("done"), "{path}");
-        }
-        assert_eq!(value.at("status.tries.1"), Some(&Json::Unsigned(2)));
-        assert_eq!((value.at("status.none"), value.at("status.tries.9")), (None, None));
     }
 }

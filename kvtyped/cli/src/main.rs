@@ -20,15 +20,19 @@ mod json;
 mod merge;
 mod msgpack;
 mod out;
+mod path;
 mod readable;
 mod records;
 mod recipes;
+mod remedy;
 mod shape;
 mod settings;
 mod template;
 mod terms;
 mod time;
 mod transfer;
+mod watchdog;
+mod writes;
 mod writing;
 
 use std::process::ExitCode;
@@ -38,17 +42,22 @@ use clap::Parser;
 use crate::app::App;
 use crate::args::Cli;
 use crate::fail::{Code, Failure};
+use crate::interrupt::Signals;
 
 fn main() -> ExitCode {
     // Answers a shell that asks for completions, and ends.
     clap_complete::CompleteEnv::with_factory(complete::command).complete();
     let Cli { global, command } = Cli::parse();
+    if let args::Command::Watchdog(args) = &command {
+        return watchdog::run(args).map_or_else(|failure| failure.code.into(), Into::into);
+    }
     let app = App::new(global);
-    interrupt::enforce();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
-            let done = runtime.block_on(run(&app, command));
+            let signals = runtime.block_on(async { Signals::listen() });
+            interrupt::enforce();
+            let done = runtime.block_on(run(&app, command, signals));
             // A blocking read of stdin must not delay the end.
             runtime.shutdown_background();
             done
@@ -68,13 +77,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs a command until it ends or a signal arrives. Dropping the command removes its temporary files.
-async fn run(app: &App, command: args::Command) -> Result<Code, Failure> {
+async fn run(app: &App, command: args::Command, mut signals: Signals) -> Result<Code, Failure> {
     let started = tokio::time::Instant::now();
     let done = tokio::select! {
         biased;
         done = commands::run(app, command) => done,
-        failure = interrupt::signal() => Err(failure),
+        failure = signals.next() => Err(failure),
     };
+    // The release of leases and tickets is no write of the command.
+    let done = done.map_err(|failure| failure.with_writes(&app.writes));
     let closed = app.close().await;
     if app.options.verbose {
         app.out.note(&format!("took {}", time::short(started.elapsed())));

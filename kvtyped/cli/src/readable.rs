@@ -3,7 +3,7 @@
 use futures::{Stream, StreamExt};
 
 use crate::app::App;
-use crate::fail::{Code, Failure};
+use crate::fail::{Code, Failure, message_of};
 
 /// The items of a list. Items that cannot be read are reported and skipped.
 pub(crate) struct Readable<'a, S> {
@@ -23,7 +23,7 @@ impl<'a, T, S: Stream<Item = kvtyped::Result<T>> + Unpin> Readable<'a, S> {
             match self.items.next().await.transpose() {
                 Ok(item) => return Ok(item),
                 Err(error) if error.key().is_some() => {
-                    self.app.out.warn(&error.report());
+                    self.app.out.warn(&message_of(&error));
                     self.code = Code::Data;
                 }
                 Err(error) => return Err(error.into()),
@@ -48,7 +48,7 @@ pub(crate) fn of_bucket<T>(app: &App, is_named: bool, result: kvtyped::Result<T>
         Ok(found) => Ok(Some(found)),
         Err(error) if is_named => Err(error.into()),
         Err(error) => {
-            app.out.warn(&error.report());
+            app.out.warn(&message_of(&error));
             Ok(None)
         }
     }

@@ -2,16 +2,18 @@
 
 use std::time::{Duration, SystemTime};
 
+use kvtyped::bucket::Version;
 use kvtyped::key::escape;
 use kvtyped::recipes::RecipeKind;
-use kvtyped::{Key, RawRecord, Read};
+use kvtyped::{Key, RawRecord, Read, Revision};
 
 use crate::app::{App, View};
 use crate::confirm;
+use crate::entry::op_of;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
 use crate::out::Item;
-use crate::recipes::Held;
+use crate::recipes::{Held, record_key};
 use crate::time;
 
 /// How long the record of an ended term is kept.
@@ -72,6 +74,7 @@ impl Term<'_> {
         }
         let ended = held
             .fields()
+            .with("how", self.done)
             .with("by", user())
             .with("reason", options.reason.as_deref())
             .with("at", time::rfc3339(SystemTime::now()));
@@ -104,16 +107,35 @@ impl Term<'_> {
     }
 }
 
-/// The end of the last term that an operator ended.
+/// The end of the last term.
 pub(crate) struct LastEnd {
     pub(crate) json: Json,
     /// One line for a person.
     pub(crate) text: String,
 }
 
-/// Returns the end of the last term that an operator ended. `None` if there is no record of it.
-pub(crate) async fn last_end(view: &View, kind: RecipeKind, name: &str) -> Result<Option<LastEnd>, Failure> {
-    let Some(entry) = view.bucket.get(&key(kind, name)?).read(Read::Leader).await? else { return Ok(None) };
+/// Returns the end of the last term: by an operator, by a release, or by the end of the TTL. `None` if it is unknown.
+///
+/// While the lease is held, returns only the last end by an operator.
+pub(crate) async fn last_end(
+    view: &View,
+    kind: RecipeKind,
+    name: &str,
+    is_held: bool,
+) -> Result<Option<LastEnd>, Failure> {
+    let recorded = view.bucket.get(&key(kind, name)?).read(Read::Leader).await?;
+    if !is_held {
+        let marker = marker(view, kind, name).await?;
+        // The record of an operator follows the marker of the same end.
+        let is_later = |marker: &Marker| recorded.as_ref().is_none_or(|entry| marker.revision > entry.revision());
+        if let Some(marker) = marker.filter(is_later) {
+            let json = object! { "how" => marker.how, "at" => time::rfc3339(marker.at) };
+            let age = SystemTime::now().duration_since(marker.at).map(time::short).unwrap_or_default();
+            let why = if marker.how == "expired" { ", because its holder did not renew it" } else { "" };
+            return Ok(Some(LastEnd { json, text: format!("{} {age} ago{why}", marker.how) }));
+        }
+    }
+    let Some(entry) = recorded else { return Ok(None) };
     // Another tool may have written it.
     let Ok(Json::Object(fields)) = Json::parse(&entry.bytes) else { return Ok(None) };
     let json = Json::Object(fields.into_iter().filter(|(field, _)| field != "v").collect());
@@ -121,8 +143,29 @@ pub(crate) async fn last_end(view: &View, kind: RecipeKind, name: &str) -> Resul
     let (by, owner) = (text("by").unwrap_or("an unknown user"), text("owner").unwrap_or_default());
     let reason = text("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
     let fence = json.get("fence").map(Json::line).unwrap_or_default();
-    let text = format!("term {fence} of {owner} was ended by {by} {} ago{reason}", time::short(entry.age()));
+    let how = text("how").unwrap_or("ended");
+    let text = format!("term {fence} of {owner} was {how} by {by} {} ago{reason}", time::short(entry.age()));
     Ok(Some(LastEnd { json, text }))
+}
+
+/// The marker of a lease that was removed.
+struct Marker {
+    revision: Revision,
+    at: SystemTime,
+    /// `released` or `expired`.
+    how: &'static str,
+}
+
+/// Returns the marker of a lease. `None` if there is no marker, or no marker any longer.
+async fn marker(view: &View, kind: RecipeKind, name: &str) -> Result<Option<Marker>, Failure> {
+    let versions = view.bucket.history(&record_key(kind, name, "lease")?).await?;
+    Ok(versions.last().and_then(|version| match version {
+        Version::Removed { revision, created, reason, .. } => {
+            let how = if op_of(*reason) == "expire" { "expired" } else { "released" };
+            Some(Marker { revision: *revision, at: *created, how })
+        }
+        _ => None,
+    }))
 }
 
 fn key(kind: RecipeKind, name: &str) -> Result<Key, Failure> {

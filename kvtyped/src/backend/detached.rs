@@ -20,8 +20,12 @@ const GRACE: Duration = Duration::from_millis(5);
 /// # Cancel safety
 ///
 /// The future starts at the first poll and then runs to its end.
-pub(crate) async fn run_in_background<R: Send + 'static>(future: impl Future<Output = R> + Send + 'static) {
-    let mut future = Box::pin(future);
+pub(crate) fn run_in_background(future: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
+    // Without the type of the future, its task is compiled once and not for each model.
+    run_boxed(Box::pin(future))
+}
+
+async fn run_boxed(mut future: BoxFuture<'static, ()>) {
     if futures::poll!(future.as_mut()).is_pending() {
         tokio::spawn(future);
     }

@@ -213,9 +213,9 @@ impl Unverified {
     pub(super) fn verify<T: KvModel>(self, record: &T, key: T::Key) -> Result<Content> {
         record.__validate().map_err(|refusal| invalid::<T>(refusal))?;
         // An earlier version may lack fields, which are then not indexed either.
-        let index = match T::__INDEXES {
-            [] => None,
-            _ => Some(self.as_stored::<T>(&key)?.as_ref().map_or_else(|| values_of(record), values_of)),
+        let index = match const { T::__INDEXES.is_empty() } {
+            true => None,
+            false => Some(self.as_stored::<T>(&key)?.as_ref().map_or_else(|| values_of(record), values_of)),
         };
         let Self { bytes, shape, version, target } = self;
         if shape == T::SCHEMA.version {

@@ -97,7 +97,9 @@ impl<T: KvModel> Get<'_, T> {
                 bucket.inner.tombstones.remember(entry.key.clone(), entry.revision, epoch);
             }
             let found = decode::entry(&entry, bucket.clock())?;
-            if let (Some(found), ReadAt::Newest(_)) = (&found, at) {
+            if const { !T::__INDEXES.is_empty() }
+                && let (Some(found), ReadAt::Newest(_)) = (&found, at)
+            {
                 bucket.remember_values(&entry, found, epoch);
             }
             Ok::<_, Error>(found)

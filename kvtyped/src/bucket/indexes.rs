@@ -15,9 +15,9 @@ use crate::revision::Revision;
 
 /// Returns the indexes of a bucket that contains no records of the model yet. The follower has not reached the end of the
 /// bucket, so an eventual index is not readable.
-pub(super) fn of_new_bucket<T: KvModel>() -> BTreeMap<String, IndexCard> {
+pub(super) fn of_new_bucket(indexes: &[IndexInfo]) -> BTreeMap<String, IndexCard> {
     let state = |info: &IndexInfo| if info.is_eventual { IndexState::Writing } else { IndexState::Readable };
-    T::__INDEXES.iter().map(|info| (info.name.to_owned(), IndexCard::new(info, state(info)))).collect()
+    indexes.iter().map(|info| (info.name.to_owned(), IndexCard::new(info, state(info)))).collect()
 }
 
 /// Compares the indexes of a program with the card. An index that the card lacks is not built yet, which is no
@@ -26,10 +26,10 @@ pub(super) fn of_new_bucket<T: KvModel>() -> BTreeMap<String, IndexCard> {
 /// # Errors
 ///
 /// Returns the reason if the program would write records without entries, or entries of another definition.
-pub(super) fn compare<T: KvModel>(card: &ModelCard, is_read_only: bool) -> std::result::Result<(), String> {
+pub(super) fn compare(indexes: &[IndexInfo], card: &ModelCard, is_read_only: bool) -> std::result::Result<(), String> {
     for (name, index) in card.indexes.iter().filter(|(_, index)| index.state.is_maintained()) {
         let name: String = name.chars().take(128).collect();
-        let Some(info) = T::__INDEXES.iter().find(|info| info.name == name) else {
+        let Some(info) = indexes.iter().find(|info| info.name == name) else {
             if is_read_only || index.eventual {
                 continue;
             }

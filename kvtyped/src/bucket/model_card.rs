@@ -29,7 +29,7 @@ pub(super) fn new_card<T: KvModel>(key_codec: KeyCodec) -> Option<ModelCard> {
         writes: schema.writes,
         oldest: schema.writes,
         schema: stored_schema::newest::<T>().map(|schema| schema.fingerprint()),
-        indexes: indexes::of_new_bucket::<T>(),
+        indexes: indexes::of_new_bucket(T::__INDEXES),
         key_codec: (key_codec != KeyCodec::Escaped).then(|| key_codec.name().to_owned()),
         written_by: Some(env!("CARGO_PKG_VERSION").to_owned()),
         other: Default::default(),
@@ -103,10 +103,10 @@ fn check<T: KvModel>(
             schema.version.saturating_add(1)
         ));
     }
-    if let Err(reason) = indexes::compare::<T>(card, is_read_only) {
+    if let Err(reason) = indexes::compare(T::__INDEXES, card, is_read_only) {
         return differs(reason);
     }
-    compare_schemas::<T>(config, card)?;
+    compare_schemas(config, card, schema.name, &stored_schema::program_schemas::<T>()).map_err(Error::of_model::<T>)?;
     if card.writes > schema.version && !schema.keeps_newer {
         return Err(Error::new(ErrorKind::Newer { found: card.writes, knows: schema.version }).of_model::<T>());
     }
@@ -138,10 +138,9 @@ fn check<T: KvModel>(
 ///
 /// Returns `SchemaDiffers` with the report if the program cannot read the records of a version. Logs the report of a
 /// difference that it can read.
-fn compare_schemas<T: KvModel>(config: &BucketConfig, card: &ModelCard) -> Result<()> {
-    let model = T::SCHEMA.name;
+fn compare_schemas(config: &BucketConfig, card: &ModelCard, model: &str, program: &[VersionSchema]) -> Result<()> {
     let stored = stored_schema::stored(config, model);
-    for VersionSchema { version, schema, .. } in stored_schema::program_schemas::<T>().iter() {
+    for VersionSchema { version, schema, .. } in program {
         let is_newest = *version == card.version;
         if is_newest && card.schema.as_deref() == Some(&*schema.fingerprint()) {
             continue;
@@ -160,7 +159,7 @@ fn compare_schemas<T: KvModel>(config: &BucketConfig, card: &ModelCard) -> Resul
         // Another client can write a schema of any size.
         let report: String = format!("{heading}\n{compatibility}").chars().take(MAX_REPORT).collect();
         if compatibility.backward() == Verdict::No {
-            return Err(Error::new(ErrorKind::SchemaDiffers { report }).of_model::<T>());
+            return Err(Error::new(ErrorKind::SchemaDiffers { report }));
         }
         tracing::warn!("{report}");
     }

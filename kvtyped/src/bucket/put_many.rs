@@ -179,7 +179,7 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
                     let deadline = bucket.deadline(timeout);
                     running.push(Either::Right(async move {
                         let sent = match base {
-                            Some(base) => {
+                            Some(base) if const { !T::__INDEXES.is_empty() } => {
                                 bucket
                                     .send_over(
                                         &key,
@@ -191,7 +191,7 @@ impl<'a, T: KvModel> WriteMany<'a, T> {
                                     .boxed()
                                     .await
                             }
-                            None => bucket.send_content(&key, content, None, None, deadline).await,
+                            _ => bucket.send_content(&key, content, None, None, deadline).await,
                         };
                         let located = |error: Error| error.with_context(operation, bucket.name(), Some(key.as_str()));
                         Step::Written(index, sent.map_err(located))
@@ -265,7 +265,7 @@ impl<'a, T: KvModel> WriteQueue<'a, T> {
 
     /// Returns the next read, if its entries will soon be needed.
     fn read_ahead(&mut self, timeout: Option<Duration>) -> Option<BoxFuture<'a, Step>> {
-        if T::__INDEXES.is_empty() || self.is_reading || self.ready.len() > self.portion / 2 {
+        if const { T::__INDEXES.is_empty() } || self.is_reading || self.ready.len() > self.portion / 2 {
             return None;
         }
         let mut writes: Vec<PendingWrite> = self.unread.by_ref().take(self.portion).collect();

@@ -274,8 +274,9 @@ impl<T: KvModel> Bucket<T> {
         on: Option<&Precondition>,
         deadline: Deadline,
     ) -> Result<Revision> {
-        if !T::__INDEXES.is_empty() && content.index.is_some() {
-            return Box::pin(self.send_indexed(key, content, expected, on, deadline)).await;
+        // The constant and the box keep the code of indexes out of the other models.
+        if const { !T::__INDEXES.is_empty() } && content.index.is_some() {
+            return self.send_indexed(key, content, expected, on, deadline).boxed().await;
         }
         // A marker with a TTL may expire, so it is not remembered.
         let leaves_a_marker = content.ttl.is_none() && !content.is_put();

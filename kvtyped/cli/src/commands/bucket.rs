@@ -235,6 +235,7 @@ async fn create(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> 
         settings.config(bucket).validate().map_err(|error| Failure::usage(error.to_string()))?;
     } else {
         let target = app.store_to_write(bucket).await?;
+        app.writes.count_settings();
         settings.apply(target.store.bucket::<RawRecord>().name(bucket)).must_create().await?;
     }
     report(app, bucket, "created", dry_run, object! {})
@@ -288,7 +289,9 @@ async fn set(app: &App, bucket: &str, settings: &Settings, dry_run: bool) -> Don
             let question = format!("In bucket `{bucket}` with {} entries, {}", view.status.values, losses.join("; "));
             confirm::name(app, &question, bucket).await?;
         }
-        open_to_set(target, bucket, settings).await?.on_drift(Drift::Update).await?;
+        let open = open_to_set(target, bucket, settings).await?;
+        app.writes.count_settings();
+        open.on_drift(Drift::Update).await?;
     }
     let done = if named.is_empty() { "unchanged" } else { "changed" };
     report(app, bucket, done, dry_run, object! { "changes" => changes })

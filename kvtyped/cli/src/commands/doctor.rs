@@ -5,7 +5,7 @@ use kvtyped::connect::StoreInfo;
 use crate::app::{App, View};
 use crate::doctor::store::Checked;
 use crate::doctor::{Finding, Level, account, bucket, permissions, recipes, store};
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::out::Style;
 
 /// The arguments of `doctor`.
@@ -25,7 +25,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let mut findings = Vec::new();
     examine(app, &args, &mut findings).await?;
     let is_shown = |finding: &&Finding| args.all || app.out.is_json() || finding.level != Level::Ok;
-    let mut list = app.out.list(&["LEVEL", "SUBJECT", "CHECK", "FINDING"]);
+    let mut list = app.out.list(&["LEVEL", "SUBJECT", "CHECK", "FINDING"]).wrapped();
     for finding in findings.iter().filter(is_shown) {
         list.push(finding.item())?;
     }
@@ -54,8 +54,9 @@ async fn examine(app: &App, args: &Args, findings: &mut Vec<Finding>) -> Result<
         None => match target.store.buckets().await {
             Ok(buckets) => buckets,
             Err(error) => {
-                findings
-                    .push(Finding::error("buckets", error.report()).repair("name the bucket: `kvtyped doctor BUCKET`"));
+                findings.push(
+                    Finding::error("buckets", message_of(&error)).repair("name the bucket: `kvtyped doctor BUCKET`"),
+                );
                 return Ok(());
             }
         },
@@ -95,6 +96,7 @@ async fn examine_bucket(
 /// Returns the finding of a store that cannot be opened.
 fn unreachable(failure: &Failure) -> Finding {
     let repair = match failure.code {
+        _ if failure.is_in_use() => failure.hint_text().unwrap_or_default(),
         Code::Denied => "check the credentials with `kvtyped context show`",
         Code::NotFound => "check the path of the file",
         Code::Data => "copy the readable records with `kvtyped file salvage`",

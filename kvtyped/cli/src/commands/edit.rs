@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use kvtyped::{Entry, Key, RawRecord, Read, Revision};
 use tempfile::NamedTempFile;
 
-use crate::app::{App, WriteView};
+use crate::app::{App, Target, WriteView};
 use crate::codec::Codec;
 use crate::commands::{key, no_record};
 use crate::diffs;
@@ -48,9 +49,9 @@ enum Form {
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
     let key = key(&args.key)?;
-    let view = writing::open(app, &args.bucket, args.options).await?;
-    let read = || async { view.bucket.get(&key).read(Read::Leader).await };
-    let mut stored = read().await?.ok_or_else(|| no_record(view.name(), &key))?;
+    let mut view = writing::open(app, &args.bucket, args.options).await?;
+    let mut target = app.target().await?.clone();
+    let mut stored = read(&view, &key).await?.ok_or_else(|| no_record(view.name(), &key))?;
     // Before the user types, not after.
     writing::kept_headers(&stored, args.raw)?;
     let ttl = |stored: &Entry<RawRecord>| match args.no_ttl {
@@ -61,7 +62,11 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let mut form = form_of(&view, &key, &stored, args.raw)?;
     let file = Draft::create(&form)?;
     loop {
-        edit(file.path()).await?;
+        // Other programs can use the file while the editor is open.
+        let lent = Lent::lend(&target, &view).await?;
+        if let Err(failure) = edit(file.path()).await {
+            return Err(file.keep_changed(&form, failure));
+        }
         let text = fs::read_to_string(file.path())?;
         if same_text(&text, &form.text()) {
             app.out.note("unchanged, and nothing was written");
@@ -85,6 +90,12 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             Ok(bytes) => bytes,
             Err(failure) => return Err(file.keep(failure)),
         };
+        if let Some(lent) = lent {
+            (target, view) = match lent.reopen(app, &args).await {
+                Ok(reopened) => reopened,
+                Err(failure) => return Err(file.keep(failure)),
+            };
+        }
         match send(&view, &key, &stored, bytes, (ttl, args.raw)).await {
             Ok(revision) => {
                 if let Some(ttl) = ttl {
@@ -97,10 +108,10 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             Err(_) => {}
         }
         // Another writer came first. The editor opens on the newest record with the change merged.
-        let newest = match read().await {
+        let newest = match read(&view, &key).await {
             Ok(Some(newest)) => newest,
             Ok(None) => return Err(file.keep(Failure::conflict(format!("record `{key}` was removed during the edit")))),
-            Err(error) => return Err(file.keep(error.into())),
+            Err(failure) => return Err(file.keep(failure)),
         };
         let theirs = form_of(&view, &key, &newest, args.raw).map_err(|failure| file.keep(failure))?;
         app.out.note(&format!(
@@ -112,6 +123,39 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         app.out.note("the editor opens on the newest record with your change merged");
         fs::write(file.path(), theirs.merged(&form, &after).text())?;
         (stored, form) = (newest, theirs);
+    }
+}
+
+async fn read(view: &WriteView, key: &Key) -> Result<Option<Entry<RawRecord>>, Failure> {
+    Ok(view.bucket.get(key).read(Read::Leader).await?)
+}
+
+/// A store in a file that is closed, because one process at a time can open it.
+struct Lent {
+    /// When the bucket was created.
+    created: SystemTime,
+}
+
+impl Lent {
+    /// Closes the store. Returns `None` and does nothing if several processes can open the store.
+    async fn lend(target: &Target, view: &WriteView) -> Result<Option<Self>, Failure> {
+        if !target.is_exclusive() {
+            return Ok(None);
+        }
+        let created = view.bucket.status().await?.created;
+        target.store.close().await?;
+        Ok(Some(Self { created }))
+    }
+
+    /// Opens the store and the bucket again.
+    async fn reopen(self, app: &App, args: &Args) -> Result<(Target, WriteView), Failure> {
+        let target = app.reopen().await?;
+        let view = WriteView::open(&target, &args.bucket, args.options.allow_unindexed).await?;
+        // The revisions of another bucket of this name say nothing.
+        match view.bucket.status().await?.created == self.created {
+            true => Ok((target, view)),
+            false => Err(Failure::conflict(format!("bucket `{}` was recreated during the edit", args.bucket))),
+        }
     }
 }
 
@@ -218,6 +262,14 @@ impl Draft {
         self.0.path()
     }
 
+    /// Keeps the text of the user after a failure, if the user changed it.
+    fn keep_changed(&self, form: &Form, failure: Failure) -> Failure {
+        match fs::read_to_string(self.path()).is_ok_and(|text| same_text(&text, &form.text())) {
+            true => failure,
+            false => self.keep(failure),
+        }
+    }
+
     /// Keeps the text of the user after a failure.
     fn keep(&self, failure: Failure) -> Failure {
         let path = self.path().with_extension("kept");
@@ -250,10 +302,12 @@ async fn edit(file: &std::path::Path) -> Result<(), Failure> {
         .status()
         .await
         .map_err(|error| Failure::local(format!("editor `{editor}`: {error}")))?;
-    match status.success() {
-        true => Ok(()),
-        false => {
-            Err(Failure::local(format!("editor `{}` failed: {status}; nothing was written", escape_lines(&editor))))
-        }
+    let editor = escape_lines(&editor);
+    match status.code() {
+        Some(0) => Ok(()),
+        // The shell cannot find or start the command.
+        Some(126 | 127) => Err(Failure::usage(format!("cannot run the editor `{editor}`; nothing was written"))
+            .hint("name a command in VISUAL or EDITOR, or change fields with `kvtyped patch`")),
+        _ => Err(Failure::refused(format!("the editor `{editor}` ended with {status}; nothing was written"))),
     }
 }

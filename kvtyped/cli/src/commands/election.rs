@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::app::App;
 use crate::child::RunOptions;
 use crate::commands::is_end_of_watch;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::json::{Json, object};
 use crate::out::Item;
 use crate::readable::{Readable, of_bucket};
 use crate::recipes::{Held, InBucket, Recipe, buckets_with, handle, lease_ttl};
-use crate::terms::{EndOptions, Term};
+use crate::terms::{EndOptions, Term, last_end};
 
 /// The commands of `election`.
 #[derive(Debug, clap::Subcommand)]
@@ -62,9 +62,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
     match command {
         Command::Ls(bucket) => ls(app, bucket.name()).await,
         Command::Show { recipe } => {
-            let leader = election(app, &recipe).await?.leader().await?;
-            let leader =
-                leader.ok_or_else(|| Failure::not_found(format!("election `{}` has no leader", recipe.name)))?;
+            let Some(leader) = election(app, &recipe).await?.leader().await? else {
+                return Err(no_leader(app, &recipe).await?);
+            };
             app.out.one(&COLUMNS, &item(recipe.bucket(), &recipe.name, &leader))?;
             Ok(Code::Success)
         }
@@ -82,6 +82,13 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
 
 async fn election(app: &App, recipe: &Recipe) -> Result<Election<Value>, Failure> {
     handle(app, recipe, |store, bucket, ttl| store.election(&*recipe.name).bucket(bucket).ttl(ttl)).await
+}
+
+/// Returns the error of an election without a leader, which says how the last term ended.
+async fn no_leader(app: &App, recipe: &Recipe) -> Result<Failure, Failure> {
+    let last_end = last_end(&recipe.view(app).await?, RecipeKind::Election, &recipe.name, false).await?;
+    let ended = last_end.map(|end| format!("; last end: {}", end.text)).unwrap_or_default();
+    Ok(Failure::not_found(format!("election `{}` has no leader{ended}", recipe.name)))
 }
 
 fn held(leader: &Leader<Value>) -> Held<'_> {
@@ -133,7 +140,7 @@ async fn watch(app: &App, recipe: &Recipe, until: Option<u64>) -> Done {
         match leaders.next().await {
             Some(Ok(leader)) => list.push(item(recipe.bucket(), &recipe.name, &leader))?,
             Some(Err(error)) if is_end_of_watch(&error) => return Err(error.into()),
-            Some(Err(error)) => app.out.warn(&error.report()),
+            Some(Err(error)) => app.out.warn(&message_of(&error)),
             None => break,
         }
     }

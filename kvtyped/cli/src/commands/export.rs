@@ -5,7 +5,7 @@ use futures::StreamExt;
 use crate::app::App;
 use crate::commands::{cursor, filter};
 use crate::escape::escape_json;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::out::Unit;
 use crate::settings::bucket_json;
 use crate::transfer::line::{end_line, entry_line};
@@ -50,7 +50,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             }
             Err(error) if error.key().is_some() => {
                 unreadable += 1;
-                bar.suspend(|| app.out.warn(&format!("not exported: {}", error.report())));
+                bar.suspend(|| app.out.warn(&format!("not exported: {}", message_of(&error))));
             }
             Err(error) => {
                 bar.finish_and_clear();

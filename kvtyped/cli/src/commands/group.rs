@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::commands::is_end_of_watch;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::json::{Json, object};
 use crate::out::Item;
 use crate::recipes::{Held, InBucket, Recipe, found, handle};
@@ -109,7 +109,7 @@ async fn watch(app: &App, recipe: &Recipe, until: Option<u64>) -> Done {
             Some(Ok(GroupEvent::Ready)) => app.note_watch("ready", "all members are printed; changes follow"),
             Some(Ok(_)) => {}
             Some(Err(error)) if is_end_of_watch(&error) => return Err(error.into()),
-            Some(Err(error)) => app.out.warn(&error.report()),
+            Some(Err(error)) => app.out.warn(&message_of(&error)),
             None => break,
         }
     }

@@ -11,8 +11,7 @@ use crate::app::App;
 use crate::child::RunOptions;
 use crate::commands::is_end_of_watch;
 use crate::entry::op_of;
-use crate::escape::escape;
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::json::{Json, object};
 use crate::out::Item;
 use crate::readable::{Readable, of_bucket};
@@ -165,7 +164,7 @@ async fn ls(app: &App, recipe: Option<&str>) -> Done {
 async fn show(app: &App, recipe: &str, name: &str) -> Done {
     let locks = locks(app, recipe).await?;
     let (holder, waiters) = (locks.holder(name).await?, locks.waiters(name).await?);
-    let last_end = last_end(&app.view(recipe).await?, RecipeKind::Lock, name).await?;
+    let last_end = last_end(&app.view(recipe).await?, RecipeKind::Lock, name, holder.is_some()).await?;
     let waiter = |waiter: &LockWaiter| {
         let LockWaiter { owner, since, renewed, expires_in, .. } = waiter;
         let held = Held { owner, since: *since, renewed: *renewed, expires_in: *expires_in, fence: None };
@@ -175,20 +174,19 @@ async fn show(app: &App, recipe: &str, name: &str) -> Done {
         .with("waiters", waiters.iter().map(waiter).collect::<Vec<_>>())
         .with("last_end", last_end.as_ref().map(|end| end.json.clone()));
     let item = Item::new(json).name(name);
-    let item = match &holder {
-        Some(holder) => {
-            let [recipe, name, more @ ..] = cells(recipe, name, holder);
-            item.cells([recipe, name, "held".to_owned()].into_iter().chain(more))
-        }
-        None => item.cells([recipe, name, "free", "", "", "", "", ""]),
+    let mut cells = match &holder {
+        Some(holder) => cells(recipe, name, holder).to_vec(),
+        None => [recipe, name, "", "", "", "", ""].map(str::to_owned).to_vec(),
     };
-    let waiters = waiters.iter().enumerate().map(|(place, waiter)| {
-        let note = waiter.note.as_ref().map(|note| format!("  {note}")).unwrap_or_default();
-        format!("waiter {}  {}{}", place + 1, escape(&waiter.owner), escape(&note))
+    cells.insert(2, if holder.is_some() { "held" } else { "free" }.to_owned());
+    let waiters = waiters.iter().map(|waiter| match &waiter.note {
+        Some(note) => format!("{} ({note})", waiter.owner),
+        None => waiter.owner.clone(),
     });
-    let lines: Vec<_> = waiters.chain(last_end.map(|end| escape(&end.text).into_owned())).collect();
-    let columns = ["RECIPE", "LOCK", "STATE", "OWNER", "HELD", "LEFT", "FENCE", "NOTE"];
-    app.out.one(&columns, &if lines.is_empty() { item } else { item.body(lines.join("\n")) })?;
+    cells.push(waiters.collect::<Vec<_>>().join(", "));
+    cells.push(last_end.map(|end| end.text).unwrap_or_default());
+    let columns = ["RECIPE", "LOCK", "STATE", "OWNER", "HELD", "LEFT", "FENCE", "NOTE", "WAITERS", "LAST END"];
+    app.out.one(&columns, &item.cells(cells))?;
     Ok(Code::Success)
 }
 
@@ -212,7 +210,7 @@ async fn watch(app: &App, recipe: &str, wanted: Option<&str>, until: Option<u64>
             Ok(LockEvent::Resync) => app.note_watch("resync", "changes may be missing; all holders follow again"),
             Ok(_) => {}
             Err(error) if is_end_of_watch(&error) => return Err(error.into()),
-            Err(error) => app.out.warn(&error.report()),
+            Err(error) => app.out.warn(&message_of(&error)),
         }
     }
     list.finish()?;
@@ -278,7 +276,7 @@ async fn wait_for_end(app: &App, locks: &Locks, term: &Term<'_>, fence: u64) -> 
             }
             Ok(Some(Ok(_))) => {}
             Ok(Some(Err(error))) if is_end_of_watch(&error) => return Err(error.into()),
-            Ok(Some(Err(error))) => app.out.warn(&error.report()),
+            Ok(Some(Err(error))) => app.out.warn(&message_of(&error)),
             Ok(None) | Err(_) => {
                 let Some(now) = holder(app, locks, term, fence).await? else { break };
                 return Err(Failure::conflict(format!(

@@ -73,6 +73,8 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
         Command::Top(args) => top::run(app, args).await,
         Command::Context(command) => context::run(app, command),
         Command::Completions(args) => completions::run(app, args),
+        // It runs before the store and the signals of the tool are set up.
+        Command::Watchdog(args) => crate::watchdog::run(&args),
         Command::Man(args) => completions::man(app, args),
     }
 }

@@ -88,6 +88,11 @@ async fn ls(app: &App, recipe: &Recipe) -> Done {
     Ok(keys.code())
 }
 
+/// Returns the result in a record. `None` if the work runs.
+fn result_of(record: &Json) -> Option<&Json> {
+    record.get("value")?.get("result")
+}
+
 /// Returns the record of a key.
 async fn record(app: &App, recipe: &Recipe, key: &str) -> Result<(Entry<RawRecord>, Json), Failure> {
     let view = recipe.view(app).await?;
@@ -103,7 +108,7 @@ async fn record(app: &App, recipe: &Recipe, key: &str) -> Result<(Entry<RawRecor
 
 async fn show(app: &App, recipe: &Recipe, key: &str) -> Done {
     let (entry, record) = record(app, recipe, key).await?;
-    let result = record.at("value.result").cloned();
+    let result = result_of(&record).cloned();
     let state = match &result {
         Some(_) => OnceState::Done { stored_at: entry.created(), expires_in: entry.remaining() },
         None => OnceState::Running {
@@ -127,7 +132,7 @@ async fn show(app: &App, recipe: &Recipe, key: &str) -> Done {
 
 async fn forget(app: &App, recipe: &Recipe, key: &str, dry_run: bool) -> Done {
     let (_, record) = record(app, recipe, key).await?;
-    if record.at("value.result").is_none() {
+    if result_of(&record).is_none() {
         return Err(Failure::conflict(format!("the work of key `{key}` runs, and has no result yet")));
     }
     if !dry_run {

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     until: Option<u64>,
 }
 
-const COLUMNS: [&str; 6] = ["BUCKET", "WRITES/S", "ENTRIES", "BYTES", "RECIPES", "BEHIND"];
+const COLUMNS: [&str; 6] = ["BUCKET", "WRITES/S", "RECORDS≤", "BYTES", "RECIPES", "BEHIND"];
 
 /// One reading of a bucket.
 struct Reading {

@@ -7,6 +7,7 @@ use crate::commands::{get, key};
 use crate::entry::Shown;
 use crate::fail::{Code, Done, Failure};
 use crate::json::Json;
+use crate::path::Path;
 
 /// The arguments of `wait`.
 #[derive(Debug, clap::Args)]
@@ -15,16 +16,16 @@ pub(crate) struct Args {
     bucket: String,
     /// The key
     key: String,
-    /// The path of a field and its value, such as `.status.phase=done`. Without a value, the field must exist. Without
-    /// the argument, the record must exist. `--timeout` bounds the wait
+    /// The path of a field and its value, such as `status.phase=done` or `items[0].id=7`. Without a value, the field
+    /// must exist. Without the argument, the record must exist. `--timeout` bounds the wait
     #[arg(value_name = "PATH=VALUE")]
     condition: Option<String>,
 }
 
 pub(crate) async fn run(app: &App, args: Args) -> Done {
-    let view = app.view(&args.bucket).await?;
+    let condition = args.condition.as_deref().map(Condition::parse).transpose()?;
     let key = key(&args.key)?;
-    let condition = args.condition.as_deref().map(Condition::parse);
+    let view = app.view(&args.bucket).await?;
     let predicate = |entry: &kvtyped::Entry<kvtyped::RawRecord>| {
         let decoded = view.models.decode(entry.key(), entry.headers(), &entry.bytes);
         match (&condition, decoded.value) {
@@ -51,23 +52,25 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
 /// A condition on a value.
 #[derive(Debug)]
 struct Condition {
-    path: String,
+    path: Path,
     wanted: Option<Json>,
 }
 
 impl Condition {
-    fn parse(text: &str) -> Self {
-        match text.split_once('=') {
-            Some((path, value)) => {
-                let value = Json::parse(value.as_bytes()).unwrap_or_else(|_| Json::from(value));
-                Self { path: path.to_owned(), wanted: Some(value) }
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let (path, rest) = Path::split(text)?;
+        let wanted = match rest.strip_prefix('=') {
+            Some(value) => Some(Json::parse(value.as_bytes()).unwrap_or_else(|_| Json::from(value))),
+            None if rest.is_empty() => None,
+            None => {
+                return Err(Failure::usage(format!("`{text}` has no operator that `wait` knows; use `PATH=VALUE`")));
             }
-            None => Self { path: text.to_owned(), wanted: None },
-        }
+        };
+        Ok(Self { path, wanted })
     }
 
     fn holds(&self, value: &Json) -> bool {
-        match (value.at(&self.path), &self.wanted) {
+        match (self.path.find(value), &self.wanted) {
             (Some(found), Some(wanted)) => found == wanted,
             (found, None) => found.is_some(),
             (None, Some(_)) => false,
@@ -81,18 +84,25 @@ mod tests {
 
     #[test]
     fn conditions_compare_json_values() {
-        let value = Json::parse(br#"{"phase":"done","tries":3,"deep":{"ok":true}}"#).unwrap();
+        let value = Json::parse(br#"{"phase":"done","tries":3,"deep":{"ok":true},"list":[{"id":7}]}"#).unwrap();
         for (condition, holds) in [
             (".phase=done", true),
             (".phase=\"done\"", true),
             ("tries=3", true),
+            ("tries=\"3\"", false),
             ("tries=4", false),
             ("deep.ok=true", true),
+            ("deep={\"ok\":true}", true),
             ("deep", true),
+            ("list[0].id=7", true),
+            ("list[1]", false),
             ("none", false),
             ("none=1", false),
         ] {
-            assert_eq!(Condition::parse(condition).holds(&value), holds, "{condition}");
+            assert_eq!(Condition::parse(condition).unwrap().holds(&value), holds, "{condition}");
+        }
+        for invalid in ["phase!=done", "list[x]=1"] {
+            assert!(Condition::parse(invalid).is_err(), "{invalid}");
         }
     }
 }

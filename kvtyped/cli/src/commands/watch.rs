@@ -12,7 +12,7 @@ use crate::app::{App, View};
 use crate::commands::{filter, is_end_of_watch};
 use crate::diffs;
 use crate::entry::{Shown, op_of};
-use crate::fail::{Code, Done, Failure};
+use crate::fail::{Code, Done, Failure, message_of};
 use crate::json::{Json, object};
 use crate::out::Item;
 
@@ -65,7 +65,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             Ok(event) => event,
             // The watch continues.
             Err(error) if !is_end_of_watch(&error) => {
-                app.out.warn(&error.report());
+                app.out.warn(&message_of(&error));
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -118,9 +118,9 @@ fn describe(app: &App, view: &View, event: Event<RawRecord>) -> Option<(String, 
                 "key" => key.as_str(),
                 "revision" => revision,
                 "op" => "unreadable",
-                "undecodable" => error.report(),
+                "undecodable" => message_of(&error),
             };
-            let cells = vec!["unreadable".to_owned(), key.clone(), revision.to_string(), error.report()];
+            let cells = vec!["unreadable".to_owned(), key.clone(), revision.to_string(), message_of(&error)];
             Some((key, json, cells, String::new()))
         }
         Event::Ready => state("ready", "all existing records are printed; changes follow", None),

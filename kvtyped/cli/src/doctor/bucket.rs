@@ -132,7 +132,7 @@ fn settings(config: &BucketConfig, found: &mut Vec<Finding>) {
     if !config.irregular.is_empty() {
         let settings: Vec<_> = config.irregular.iter().map(ToString::to_string).collect();
         let reason = format!("the stream has settings of no bucket: {}", settings.join("; "));
-        let repair = "open the bucket once with its program and `.on_drift(Drift::Update)`";
+        let repair = "let the program of the bucket open it once, and update its settings";
         found.push(Finding::warning("settings", reason).repair(repair));
     }
     if config.limit_markers.is_some() && config.history.is_some_and(|history| history > 1) {

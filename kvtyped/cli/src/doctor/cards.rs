@@ -15,7 +15,7 @@ pub(crate) fn check(config: &BucketConfig, found: &mut Vec<Finding>) {
         match ModelCard::parse(text) {
             Err(reason) => found.push(
                 Finding::error("card", format!("the card of model `{model}` is unreadable: {reason}"))
-                    .repair("open the bucket with a program of the model and `.on_drift(Drift::Update)`"),
+                    .repair("let a program of the model open the bucket once, and update its settings"),
             ),
             Ok(card) => {
                 versions(model, &card, found);
@@ -29,7 +29,10 @@ pub(crate) fn check(config: &BucketConfig, found: &mut Vec<Finding>) {
 fn versions(model: &str, card: &ModelCard, found: &mut Vec<Finding>) {
     if card.oldest < card.writes {
         let reason = format!("records of model `{model}` may have the versions {} to {}", card.oldest, card.version);
-        found.push(Finding::note("versions", reason).repair("run the program's `migrate` if older programs are gone"));
+        found.push(
+            Finding::note("versions", reason)
+                .repair("let a program of the model migrate the records if older programs are gone"),
+        );
     }
 }
 
@@ -37,7 +40,7 @@ fn versions(model: &str, card: &ModelCard, found: &mut Vec<Finding>) {
 fn schema(model: &str, card: &ModelCard, config: &BucketConfig, found: &mut Vec<Finding>) {
     let Some(wanted) = &card.schema else { return };
     let key = format!("{SCHEMA_PREFIX}{model}.{}", card.version);
-    let repair = "open the bucket with a program of the model and `.on_schema(Drift::Update)`";
+    let repair = "let a program of the model open the bucket once, and update the published schema";
     match config.metadata.get(&key).map(|text| Schema::from_json(text)) {
         None => found.push(Finding::note("schema", format!("the schema of model `{model}` is not published"))),
         Some(Err(_)) => found.push(
@@ -56,17 +59,17 @@ fn indexes(model: &str, card: &ModelCard, found: &mut Vec<Finding>) {
         let what = format!("index `{name}` of model `{model}`");
         found.push(match &index.state {
             IndexState::Readable => Finding::note("indexes", format!("{what} is built"))
-                .repair("`verify_indexes()` in a program of the model compares its entries with the records"),
+                .repair("a program of the model can verify its entries"),
             IndexState::Pending => {
                 Finding::error("indexes", format!("several records have one value of the unique {what}"))
-                    .repair("list them with `verify_indexes()` in a program of the model, change one record of each pair, and run `build_index` again")
+                    .repair("let a program of the model verify the index, change one record of each pair that it lists, and let it build the index again")
             }
             IndexState::Dropping => Finding::warning("indexes", format!("{what} is removed, and its entries stay"))
-                .repair(format!("run `drop_index(\"{name}\")` in a program of the model")),
+                .repair(format!("let a program of the model drop the index `{name}`")),
             _ => Finding::warning("indexes", format!("{what} is not built, so lookups are refused"))
                 .repair(match index.eventual {
-                    true => "run `maintain_indexes()` in a program of the model".to_owned(),
-                    false => format!("run `build_index(\"{name}\")` in a program of the model"),
+                    true => "run a program of the model that maintains its indexes".to_owned(),
+                    false => format!("let a program of the model build the index `{name}`"),
                 }),
         });
     }

@@ -21,8 +21,9 @@ pub(crate) async fn check(
     let denied = reader(view).await?;
     match denied.as_slice() {
         [] => add(Finding::ok("reader", "the user may read, list and watch")),
-        denied => add(Finding::error("reader", format!("the user may not {}", denied.join(" and may not ")))
-            .repair("give the user the permissions of a reader; see the page `kvtyped::permissions`")),
+        denied => add(Finding::error("reader", format!("the user may not {}", denied.join(" and may not "))).repair(
+            "give the user the permissions of a reader; see https://docs.rs/kvtyped/latest/kvtyped/permissions",
+        )),
     }
     if read_only {
         add(Finding::note("writer", "writes are not tried with `--read-only`"));
@@ -31,7 +32,9 @@ pub(crate) async fn check(
     match writer(store, name).await? {
         None => add(Finding::ok("writer", "the user may write, and may hold locks")),
         Some(subject) => add(Finding::note("writer", format!("the user may not write: the server denies `{subject}`"))
-            .repair("give the user the permissions of a writer; see the page `kvtyped::permissions`")),
+            .repair(
+                "give the user the permissions of a writer; see https://docs.rs/kvtyped/latest/kvtyped/permissions",
+            )),
     }
     Ok(())
 }

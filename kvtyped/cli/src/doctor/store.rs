@@ -4,7 +4,7 @@ use kvtyped::connect::StoreInfo;
 use kvtyped::{ErrorKind, Store};
 
 use super::Finding;
-use crate::fail::Failure;
+use crate::fail::{Failure, message_of};
 use crate::time;
 
 /// A round trip that makes leases unreliable.
@@ -42,7 +42,7 @@ pub(crate) async fn check(store: &Store, url: &str, findings: &mut Vec<Finding>)
             return Ok(Checked::Usable(None));
         }
         Err(error) => {
-            findings.push(Finding::error("jetstream", error.report()).repair("enable JetStream on the server"));
+            findings.push(Finding::error("jetstream", message_of(&error)).repair("enable JetStream on the server"));
             return Ok(Checked::Unusable);
         }
     };

@@ -27,6 +27,10 @@ fn fixed(value: &mut Value, bucket: &str) {
             if let Some((entries, _)) = text.split_once(" entries, ") {
                 *text = format!("{entries} entries, <size>");
             }
+            if let Some((before, after)) = text.split_once(" ago") {
+                let before = before.rsplit_once(' ').map_or("", |(before, _)| before);
+                *text = format!("{before} <age> ago{after}");
+            }
             // The time of a round trip.
             if let Some((before, _)) = text.split_once(" answered in ") {
                 *text = format!("{before} answered in <time>");

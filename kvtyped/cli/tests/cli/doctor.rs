@@ -94,7 +94,7 @@ fn states_of_indexes_and_schemas_are_findings() {
     // In the order of their names.
     assert_eq!(levels, ["warning", "warning", "error", "note", "warning"], "{findings}");
     for (finding, verb) in
-        found.iter().zip(["drop_index", "build_index", "verify_indexes", "verify_indexes", "build_index"])
+        found.iter().zip(["drop the index", "build the index", "verify the index", "verify", "build the index"])
     {
         assert!(finding.1.contains(verb), "{finding:?}");
     }

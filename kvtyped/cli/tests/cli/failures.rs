@@ -61,9 +61,15 @@ fn interrupt_ends_every_long_command() {
         if await_handler(&mut child) {
             kill_process(Pid::from_child(&child), Signal::INT).unwrap();
         }
+        let mut err = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         let status = child.wait().unwrap();
         rest.join().unwrap().unwrap();
         drop(blocked);
+        let is_write = ["import", "copy", "rm"].contains(&arguments[0]);
+        if status.code() == Some(130) && !is_write && !is_blocked {
+            assert!(err.contains("interrupted; nothing was written"), "{arguments:?}: {err}");
+        }
         // A short command may end before the signal.
         let is_ended = status.code() == Some(130) || status.success() && !is_blocked;
         assert!(is_ended, "{arguments:?}: {status}");
@@ -187,6 +193,39 @@ fn lost_acknowledgement_is_an_unknown_outcome() {
 }
 
 #[test]
+fn interrupt_says_whether_a_write_is_under_way() {
+    let world = World::server();
+    world.fill("", &[r#""key":"a","codec":"json","value":1"#]);
+    // A write whose acknowledgement does not come.
+    let proxy = Swallow::start(world.url());
+    let mut command = tool(world.folder.path());
+    command.args(["--url", &proxy.url, "put", &world.bucket, "a", "2", "-o", "json"]);
+    let child = start(command);
+    let end = Instant::now() + SOON;
+    while world.json(&["get", "$B", "a", "--leader"])["value"] != 2 {
+        assert!(Instant::now() < end, "the write arrives");
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ran = Ran::of(child);
+    let error = ran.error();
+    assert_eq!(
+        (ran.code, &error["kind"], &error["outcome"]),
+        (130, &json!("interrupted"), &json!("unknown")),
+        "{ran:?}"
+    );
+    assert!(error["message"].as_str().unwrap().contains("may be applied"), "{error}");
+
+    // No write was sent.
+    let mut wait = start(world.command(&["wait", "$B", "none", "--timeout", "1h", "-o", "json"]));
+    assert!(await_handler(&mut wait));
+    kill_process(Pid::from_child(&wait), Signal::INT).unwrap();
+    let ran = Ran::of(wait);
+    let error = ran.error();
+    assert_eq!((ran.code, &error["outcome"]), (130, &json!("not_applied")), "{ran:?}");
+    assert_eq!(error["message"], "interrupted; nothing was written");
+}
+
+#[test]
 fn file_in_use_names_its_process() {
     let world = World::file();
     world.fill("", &[r#""key":"a","codec":"json","value":1"#]);
@@ -202,9 +241,18 @@ fn file_in_use_names_its_process() {
             "{ran:?}"
         );
         assert!(error["message"].as_str().unwrap().contains(&watch.id().to_string()), "{error}");
+        let hint = error["hint"].as_str().unwrap();
+        assert!(hint.starts_with("it is `kvtyped`; ") && hint.contains("wait until that process ends"), "{error}");
     }
     let doctor = world.run(&["doctor", "-o", "json", "--timeout", "300ms"]);
     assert_eq!(doctor.code, 1, "{doctor:?}");
+    let findings: serde_json::Value = serde_json::from_str(&doctor.out).unwrap();
+    let text = |field: &str| findings[0][field].as_str().unwrap().to_owned();
+    assert!(text("reason").contains(&format!("process {}", watch.id())), "{findings}");
+    assert!(
+        text("repair").contains("wait until that process ends") && !text("repair").contains("server"),
+        "{findings}"
+    );
     kill_process(Pid::from_child(&watch), Signal::INT).unwrap();
     assert_eq!(watch.wait().unwrap().code(), Some(130));
     assert_eq!(world.ok(&["ls", "$B"]), "a\n");

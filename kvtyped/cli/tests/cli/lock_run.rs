@@ -244,6 +244,70 @@ fn control_c_on_a_terminal_reaches_the_command_once() {
     assert_eq!(world.json(&["lock", "show", "$B", "a"])["state"], "free");
 }
 
+/// A command that prints its number and that of a child, and reports SIGTERM.
+const FAMILY: &str = "trap 'echo term; exit 0' TERM; sh -c 'echo $$; while :; do sleep 0.05; done' & echo $$; while :; do sleep 0.05; done";
+
+#[test]
+fn killed_tool_leaves_no_command_behind() {
+    let world = World::server();
+    let mut holder = Running::spawn(world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", FAMILY]));
+    let pids = [holder.line(), holder.line()];
+    kill_process(holder.pid(), Signal::KILL).unwrap();
+    assert_eq!(holder.line(), "term", "the command may clean up");
+    pids.iter().for_each(|pid| assert_ends(pid));
+    assert_eq!(holder.end().code, -1);
+}
+
+#[test]
+fn killed_tool_kills_a_command_that_ignores_sigterm_before_the_lock_expires() {
+    let world = World::server();
+    let script = "trap '' TERM; echo $$; while :; do sleep 0.05; done";
+    let options = ["--ttl", "8s", "--grace", "500ms", "--", "sh", "-c", script];
+    let mut holder = Running::spawn(world.command(&[&["lock", "run", "$B", "a"], &options[..]].concat()));
+    let pid = holder.line();
+    kill_process(holder.pid(), Signal::KILL).unwrap();
+    assert_ends(&pid);
+    assert_eq!(world.json(&["lock", "show", "$B", "a"])["state"], "held", "the command has ended before the lock");
+    holder.end();
+}
+
+#[test]
+fn killed_tool_on_a_terminal_ends_the_command() {
+    let world = World::server();
+    let script = "echo up $$.; exec sleep 600";
+    let mut terminal = Terminal::spawn(world.command(&["lock", "run", "$B", "a", "-v", "--", "sh", "-c", script]), 100);
+    // The tool prints its line once the watchdog knows the command. The lines come in any order.
+    let shown = terminal.all(&["is held with fence", "up ", "."]);
+    let pid = shown.split("up ").nth(1).and_then(|rest| rest.split('.').next()).unwrap().to_owned();
+    kill_process(terminal.pid(), Signal::KILL).unwrap();
+    assert_ends(&pid);
+    assert_eq!(terminal.end().0, None);
+}
+
+#[test]
+fn sigterm_and_sighup_reach_the_command_and_its_children() {
+    let world = World::server();
+    for (signal, code) in [(Signal::TERM, 0), (Signal::HUP, 128 + 1)] {
+        let mut holder = Running::spawn(world.command(&["lock", "run", "$B", "a", "--", "sh", "-c", FAMILY]));
+        let pids = [holder.line(), holder.line()];
+        kill_process(holder.pid(), signal).unwrap();
+        pids.iter().for_each(|pid| assert_ends(pid));
+        assert_eq!(holder.end().code, code, "{signal:?}");
+        assert_eq!(world.json(&["lock", "show", "$B", "a"])["state"], "free");
+    }
+}
+
+#[test]
+fn no_watchdog_outlives_its_tool() {
+    let world = World::server();
+    // The watchdog is a child of the tool, which is the parent of the command.
+    let script = "cat /proc/$PPID/task/$PPID/children";
+    let ran = world.run(&["lock", "run", "$B", "a", "--", "sh", "-c", script]);
+    let children: Vec<_> = ran.out.split_whitespace().collect();
+    assert_eq!((ran.code, children.len()), (0, 2), "the watchdog and the command: {ran:?}");
+    children.iter().for_each(|pid| assert_ends(pid));
+}
+
 #[test]
 fn interrupt_while_waiting_leaves_no_ticket() {
     let world = World::server();

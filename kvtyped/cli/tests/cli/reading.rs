@@ -101,6 +101,12 @@ on_each_store! {
         world.ok(&["wait", "$B", "job", "n=3"]);
         let late = world.run(&["wait", "$B", "job", "n=4", "--timeout", "300ms"]);
         assert_eq!(late.code, 6, "{late:?}");
+        world.ok(&["put", "$B", "list", r#"{"items":[{"id":7}],"a.b":1}"#]);
+        for condition in ["items[0].id=7", ".items[0].id", "items.0.id=7", "/items/0/id=7", "[\"a.b\"]=1"] {
+            assert_eq!(world.json(&["wait", "$B", "list", condition])["key"], "list", "{condition}");
+        }
+        let invalid = world.run(&["wait", "$B", "list", "items[x]=7"]);
+        assert!(invalid.code == 2 && invalid.err.contains("invalid path"), "{invalid:?}");
     }
 
     fn watch_prints_records_and_runs_a_command(world: &World) {
@@ -183,4 +189,30 @@ fn closed_pipe_ends_the_tool_quietly() {
     assert_eq!(line, "k.0\n");
     let ran = Ran::of(child);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+}
+
+#[test]
+fn counted_buckets_tell_records_from_markers() {
+    // The store in memory keeps no markers between two runs.
+    for world in [World::file(), World::server()] {
+        let lock = r#""key":"=kvtyped.lock.a.lease","codec":"json","value":{"v":1,"id":"b","owner":"w","since":1}"#;
+        let entries = ["a", "b", "c"].map(|key| format!(r#""key":"{key}","codec":"json","value":1"#));
+        let [a, b, c] = &entries;
+        world.fill(r#""history":1"#, &[a, b, c, lock]);
+        world.ok(&["rm", "$B", "a"]);
+        let find = |arguments: &[&str]| {
+            let buckets = world.json(arguments);
+            let found = buckets.as_array().unwrap().iter().find(|bucket| bucket["bucket"] == world.bucket.as_str());
+            found.unwrap_or_else(|| panic!("{buckets}")).clone()
+        };
+        let counted = find(&["buckets", "--count"]);
+        let counts = ["records", "recipe_records", "old_entries", "entries"].map(|field| counted[field].clone());
+        assert_eq!(counts, [2, 1, 1, 4].map(|count| json!(count)), "{counted}");
+        let bounded = find(&["buckets"]);
+        assert_eq!((&bounded["entries"], bounded.get("records")), (&json!(4), None));
+    }
+    let world = World::file();
+    world.fill("", &[]);
+    let (_, shown) = crate::terminal::Terminal::spawn(world.command(&["buckets"]), 100).end();
+    assert!(shown.contains("RECORDS≤"), "{shown}");
 }

@@ -87,7 +87,14 @@ on_each_store! {
         // Who ended the term, and why, is visible to everyone.
         let end = &free["last_end"];
         assert_eq!((&end["by"], &end["reason"], &end["owner"]), (&json!("tester"), &json!("stuck"), &json!("worker-7")));
-        assert_eq!(end["fence"].to_string(), fence);
+        assert_eq!((end["fence"].to_string(), &end["how"]), (fence.clone(), &json!("broken")));
+        let piped = world.ok(&["lock", "show", "$B", "nightly"]);
+        let cells: Vec<_> = piped.trim_end().split('\t').collect();
+        assert_eq!((cells.len(), cells[2]), (10, "free"), "{piped}");
+        assert!(cells[9].starts_with(&format!("term {fence} of worker-7 was broken by tester ")), "{piped}");
+        assert!(cells[9].ends_with(": stuck"), "{piped}");
+        let (_, shown) = Terminal::spawn(world.command(&["lock", "show", "$B", "nightly"]), 120).end();
+        assert!(strip(&shown).contains("was broken by tester") && shown.contains("stuck"), "{shown}");
         assert!(world.ok(&["ls", "$B", "--reserved"]).contains("=kvtyped.ended.lock.nightly"));
         let again = world.run(&[&term[..], &["--yes"]].concat());
         assert!(again.code == 0 && again.err.contains("free already"), "{again:?}");
@@ -130,8 +137,9 @@ on_each_store! {
         assert_eq!(world.run(&[&resign[..], &[&fence, "--dry-run"]].concat()).code, 0);
         assert_eq!(world.json(&["election", "show", "scheduler", "--bucket", "$B"])["fence"].to_string(), fence);
         let deposed = world.json(&[&resign[..], &[&fence, "--yes"]].concat());
-        assert_eq!(deposed["type"], "leader_deposed");
-        assert_eq!(world.run(&["election", "show", "scheduler", "--bucket", "$B"]).code, 3);
+        assert_eq!((&deposed["type"], &deposed["how"]), (&json!("leader_deposed"), &json!("deposed")));
+        let none = world.run(&["election", "show", "scheduler", "--bucket", "$B"]);
+        assert!(none.code == 3 && none.err.contains("was deposed by tester"), "{none:?}");
     }
 
     fn groups_semaphores_and_ids_are_shown(world: &World) {
@@ -234,6 +242,39 @@ on_each_store! {
         let rates: Vec<Value> = rates.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(rates.len(), 2);
         assert_eq!((&rates[1]["recipe_records"], &rates[1]["writes_per_second"]), (&json!(9), &json!(0.0)), "{rates:?}");
+    }
+}
+
+#[test]
+fn last_end_of_a_term_is_the_same_in_every_output() {
+    // The store in memory keeps no markers between two runs.
+    for world in [World::file(), World::server()] {
+        fill(&world);
+        let end = |name: &str| {
+            let json = world.json(&["lock", "show", "$B", name])["last_end"].clone();
+            let piped = world.ok(&["lock", "show", "$B", name]);
+            (json, piped.trim_end_matches('\n').rsplit('\t').next().unwrap().to_owned())
+        };
+        assert_eq!(end("none"), (Value::Null, String::new()));
+        assert_eq!(world.run(&["lock", "run", "$B", "nightly-2", "--", "true"]).code, 0);
+        let (json, piped) = end("nightly-2");
+        assert!(
+            json["how"] == "released" && json["at"].is_string() && piped.starts_with("released "),
+            "{json} {piped}"
+        );
+        // A release after a break is the last end.
+        assert_eq!(world.run(&["lock", "break", "$B", "nightly", "--fence", "1", "--yes"]).code, 0);
+        assert_eq!(end("nightly").0["how"], "broken");
+        assert_eq!(world.run(&["lock", "run", "$B", "nightly", "--", "true"]).code, 0);
+        assert_eq!(end("nightly").0["how"], "released");
+        let lease = r#""key":"=kvtyped.lock.a.lease","codec":"json","ttl_ms":1000,"expires_in_ms":1000,"value":{"v":1,"id":"b","owner":"w","since":1}"#;
+        world.feed(&["import", "$B", "--ttl-as-exported"], world.export(SETTINGS, &[lease]).as_bytes());
+        let deadline = std::time::Instant::now() + crate::world::SOON;
+        while world.json(&["lock", "show", "$B", "a"])["state"] != "free" {
+            assert!(std::time::Instant::now() < deadline, "the lease expires");
+        }
+        let (json, piped) = end("a");
+        assert!(json["how"] == "expired" && piped.contains("did not renew"), "{json} {piped}");
     }
 }
 

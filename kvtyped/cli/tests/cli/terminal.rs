@@ -64,6 +64,19 @@ impl Terminal {
         }
     }
 
+    /// Waits for several texts in any order, and returns everything that the terminal has shown.
+    pub(crate) fn all(&mut self, texts: &[&str]) -> &str {
+        for text in texts {
+            self.at = 0;
+            self.expect(text);
+        }
+        &self.seen
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     pub(crate) fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
@@ -109,6 +122,38 @@ fn tables_have_headers_colors_and_the_width_of_the_terminal() {
     assert_eq!(forced.out, "acme.1\n", "rows in a pipe have no colors");
     let (_, one) = show(&world, &["get", "$B", "acme.1"], 60);
     assert!(strip(&one).contains("revision") && one.contains(&long), "{one}");
+}
+
+#[test]
+fn narrow_terminals_lose_nothing() {
+    let world = World::server();
+    let lock = r#""key":"=kvtyped.lock.a.lease","codec":"json","value":{"v":1,"id":"b","owner":"a-worker-with-a-name","since":1}"#;
+    world.fill(r#""history":5"#, &[lock]);
+    let words = |text: &str| strip(text).split_whitespace().collect::<String>();
+    for columns in [20, 40, 60, 80, 100] {
+        let (code, shown) = show(&world, &["doctor", "$B"], columns);
+        assert_eq!(code, Some(1));
+        let plain = strip(&shown);
+        // The last line is the summary on stderr.
+        let lines: Vec<_> = plain.lines().filter(|line| !line.contains(" checks: ")).collect();
+        assert!(lines.iter().all(|line| line.chars().count() <= usize::from(columns)), "{columns}: {plain}");
+        assert!(!plain.contains('…'), "{plain}");
+        let joined = words(&shown).replace("error", "").replace("warning", "");
+        for text in ["--history1`", "--limit-markers1s`", "2.11ornewer"] {
+            assert!(joined.contains(text), "{columns}: {text} in {plain}");
+        }
+    }
+    let world = World::server();
+    world.fill(r#""history":1,"limit_markers_ms":300000"#, &[lock]);
+    for arguments in [&["lock", "ls", "$B"][..], &["buckets"], &["buckets", "--count"], &["bucket", "show", "$B"]] {
+        let (_, shown) = show(&world, arguments, 40);
+        let plain = strip(&shown);
+        assert!(arguments[0] == "bucket" || plain.lines().all(|line| line.chars().count() <= 40), "{plain}");
+        let wanted = if arguments[0] == "lock" { "a-worker-with-a-name" } else { &world.bucket };
+        assert!(plain.contains(wanted) && !plain.contains('…'), "{arguments:?}: {plain}");
+    }
+    let (_, wide) = show(&world, &["lock", "ls", "$B"], 120);
+    assert!(strip(&wide).starts_with("RECIPE"), "{wide}");
 }
 
 /// Removes the colors.

@@ -103,7 +103,7 @@ on_each_store! {
         let broken = edit(world, "echo '{' > \"$1\"", &["edit", "$B", "a"]);
         assert!(broken.code == 9 && broken.err.contains("your text is in"), "{broken:?}");
         let failed = edit(world, "exit 3", &["edit", "$B", "a"]);
-        assert!(failed.code == 6 && failed.err.contains("nothing was written"), "{failed:?}");
+        assert!(failed.code == 10 && failed.err.contains("nothing was written"), "{failed:?}");
         assert_eq!(world.json(&["get", "$B", "a"])["revision"], *revision);
     }
 
@@ -209,6 +209,69 @@ fn overtaken_edit_is_refused_and_the_text_is_kept() {
     assert!(fs::read_to_string(&path).unwrap().contains("\"mine\": 2"));
     fs::remove_file(path).unwrap();
     assert_eq!(world.json(&["get", "$B", "a"])["value"], json!({"mine": 1, "theirs": 2}));
+}
+
+#[test]
+fn file_is_free_while_the_editor_is_open() {
+    let world = World::file();
+    world.fill("", &[r#""key":"a","codec":"json","value":{"mine":1,"theirs":1}"#]);
+    let other = |arguments: &str| {
+        format!("{} --url {} --timeout 5s -q {arguments} >&2", env!("CARGO_BIN_EXE_kvtyped"), world.url())
+    };
+    let change = "sed -i 's/\"mine\": 1/\"mine\": 2/' \"$1\"";
+    let (bucket, get) = (&world.bucket, || world.json(&["get", "$B", "a"])["value"].clone());
+    // Another user reads and writes other records.
+    let script = format!("{}\n{}\n{change}", other(&format!("ls {bucket}")), other(&format!("put {bucket} b 1")));
+    let ran = edit(&world, &script, &["edit", "$B", "a"]);
+    assert_eq!((ran.code, get()), (0, json!({"mine": 2, "theirs": 1})), "{ran:?}");
+    // A change of the same record is a conflict.
+    let script = format!(
+        "{}\nsed -i 's/\"mine\": 2/\"mine\": 3/' \"$1\"",
+        other(&format!("patch {bucket} a '{{\"theirs\":2}}'"))
+    );
+    let ran = edit(&world, &script, &["edit", "$B", "a"]);
+    assert!(ran.code == 4 && ran.err.contains("your text is in"), "{ran:?}");
+    assert_eq!(get(), json!({"mine": 2, "theirs": 2}));
+    // A recreated bucket is a conflict, whatever its revisions.
+    let script = format!(
+        "{}\n{}\n{}\n{}\n{}\nsed -i 's/\"mine\": 2/\"mine\": 3/' \"$1\"",
+        other(&format!("bucket rm {bucket} --yes")),
+        other(&format!("bucket create {bucket}")),
+        other(&format!("put {bucket} a '{{\"mine\":7}}'")),
+        other(&format!("put {bucket} a '{{\"mine\":8}}'")),
+        other(&format!("put {bucket} a '{{\"mine\":9}}'")),
+    );
+    let ran = edit(&world, &script, &["edit", "$B", "a"]);
+    assert!(ran.code == 4 && ran.err.contains("recreated"), "{ran:?}");
+    assert_eq!(get(), json!({"mine": 9}));
+}
+
+#[test]
+fn failing_editor_writes_nothing_and_keeps_the_text() {
+    let world = World::file();
+    world.fill("", &[r#""key":"a","codec":"json","value":{"n":1}"#]);
+    for (script, code) in [("exit 1", 10), ("kill -9 $$", 10)] {
+        let ran = edit(&world, script, &["edit", "$B", "a", "-o", "json"]);
+        let error = ran.error();
+        assert_eq!(
+            (ran.code, &error["outcome"], &error["exit"]),
+            (code, &json!("not_applied"), &json!(code)),
+            "{ran:?}"
+        );
+        assert!(error["message"].as_str().unwrap().contains("nothing was written"), "{error}");
+        assert!(!ran.err.contains("your text is in"), "{ran:?}");
+    }
+    let ran = edit(&world, "echo '{}' > \"$1\"\nexit 1", &["edit", "$B", "a"]);
+    assert!(ran.code == 10 && ran.err.contains("your text is in"), "{ran:?}");
+    fs::remove_file(ran.err.split("your text is in `").nth(1).unwrap().split('`').next().unwrap()).unwrap();
+    let folder = world.path("").display().to_string();
+    for editor in ["/no/such/editor", &folder] {
+        let mut command = world.command(&["edit", "$B", "a"]);
+        command.env("EDITOR", editor);
+        let ran = run(command, b"");
+        assert!(ran.code == 2 && ran.err.contains("EDITOR") && ran.err.contains(editor), "{ran:?}");
+    }
+    assert_eq!(world.json(&["get", "$B", "a"])["value"], json!({"n": 1}));
 }
 
 #[test]

@@ -29,13 +29,15 @@ pub(crate) struct ModelIndexes {
 impl ModelIndexes {
     /// Returns the indexes of a model. `None` for a model without indexes.
     pub(crate) fn of<T: KvModel>() -> Option<Self> {
-        let indexes = Self {
+        if const { T::__INDEXES.is_empty() } {
+            return None;
+        }
+        Some(Self {
             indexes: T::__INDEXES,
             values: stored_values::<T>,
             replaced: replaced_values::<T>,
             changes: slot_changes::<T>,
-        };
-        (!T::__INDEXES.is_empty()).then_some(indexes)
+        })
     }
 }
 

@@ -107,7 +107,7 @@ impl<T: KvModel> ReadBucket<T> {
 
     /// Remembers the index values of a record that was read, if its writer has kept its entries.
     pub(crate) fn remember_values(&self, entry: &RawEntry, record: &Entry<T>, epoch: u64) {
-        if !T::__INDEXES.is_empty() && entry.headers.indexes() == kept_by_writers(T::__INDEXES) {
+        if entry.headers.indexes() == kept_by_writers(T::__INDEXES) {
             self.inner.known_values.remember(&entry.key, entry.revision, epoch, values_of::<T>(record));
         }
     }

@@ -1,5 +1,7 @@
 //! The compare-and-set loop that all updates of one record share.
 
+use futures::FutureExt;
+
 use super::decision::{CasDecision, CasLimits, CasOutcome, CasStart};
 use super::retry::{CasAttempts, CasRetry, is_unchanged};
 use crate::backend::{Deadline, KeySpace, OperationId, Precondition, RawEntry, Read, ReadAt};
@@ -43,9 +45,10 @@ impl<T: KvModel> ReadBucket<T> {
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
         let ConditionalWrite { key, expected, base, content, on } = write;
-        if !T::__INDEXES.is_empty() {
+        // The constant and the box keep the code of indexes out of the other models.
+        if const { !T::__INDEXES.is_empty() } {
             let write = IndexedWrite { old: Replaced::Entry(base), expected, content, on, is_one_of_many: false };
-            return Box::pin(self.write_indexed(key, write, deadline)).await;
+            return self.write_indexed(key, write, deadline).boxed().await;
         }
         let target = content.target;
         let write = content.write(key.clone()).if_revision(expected);
