@@ -179,7 +179,7 @@ on_both_backends! {
         }
         assert!(report(world.store.bucket::<plain::User>().name(&name).await).contains("drop_index"));
         let plain: Bucket<plain::User> = world.store.bucket().name(&name).on_schema(Drift::Adopt).await.unwrap();
-        assert_eq!(plain.drop_index("team").await.unwrap(), 100);
+        assert_eq!(plain.drop_index("team").all_writers_stopped().await.unwrap(), 100);
         assert!(plain.card().await.unwrap().unwrap().indexes.is_empty());
         let plain: Bucket<plain::User> = world.store.bucket().name(&name).await.unwrap();
         assert_eq!(plain.count(..).await.unwrap(), 100);

@@ -153,9 +153,9 @@ on_both_backends! {
         assert!(built.records >= 280 && built.records < 600, "{built:?}");
         assert_eq!(users.count_by(User::by_team("core")).await.unwrap(), 600);
         // An index that was dropped is built from the start.
-        users.drop_index("team").await.unwrap();
+        users.drop_index("team").all_writers_stopped().await.unwrap();
         interrupt(230).await;
-        users.drop_index("team").await.unwrap();
+        users.drop_index("team").all_writers_stopped().await.unwrap();
         assert_eq!(users.build_index("team").all_writers_know().await.unwrap().records, 600);
         assert_eq!(users.count_by(User::by_team("core")).exact().await.unwrap(), 600);
     }

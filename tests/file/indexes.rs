@@ -147,3 +147,39 @@ async fn copy_on_a_server_and_back_is_usable_after_a_build() {
     drop(users);
     store.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn lookups_of_another_handle_fail_after_a_drop() {
+    let folder = Folder::new("indexes-dropped");
+    let (store, users) = store_with_users(&folder, "users").await;
+    let other: Bucket<User> = store.bucket().must_exist().await.unwrap();
+    check(&other).await;
+    for index in ["email", "team"] {
+        users.drop_index(index).all_writers_stopped().await.unwrap();
+    }
+    let refused = async |users: &Bucket<User>| {
+        for error in [
+            users.get_by(User::by_email("moved")).await.unwrap_err(),
+            users.list_by(User::by_team("core")).await.unwrap_err(),
+            users.count_by(User::by_team("core")).await.unwrap_err(),
+        ] {
+            assert!(matches!(error.kind(), ErrorKind::IndexBuilding { .. }), "{error}");
+        }
+    };
+    refused(&other).await;
+    let error = other.put(&user(50)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::SchemaDiffers { .. }), "{error}");
+    drop((users, other));
+    store.close().await.unwrap();
+    let store = folder.store().await.unwrap();
+    let users: Bucket<User> = store.bucket().must_exist().await.unwrap();
+    refused(&users).await;
+    users.put(&user(50)).await.unwrap();
+    users.delete(&user(50).key()).await.unwrap();
+    for index in ["email", "team"] {
+        users.build_index(index).all_writers_know().await.unwrap();
+    }
+    check(&users).await;
+    check_claims(&users).await;
+    store.close().await.unwrap();
+}

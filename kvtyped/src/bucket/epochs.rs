@@ -1,8 +1,11 @@
 //! Writes in the current write epoch of a bucket.
 
+use tokio::time::Instant;
+
 use super::content::Target;
 use super::handle::BucketInner;
 use super::precondition;
+use super::schema_state::{CARD_LIFE, stale_entries};
 use crate::backend::{Batch, BucketStatus, Deadline, Precondition, Write, WriteKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -134,9 +137,29 @@ impl BucketInner {
 
     /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
     pub(super) async fn read_status(&self, deadline: Deadline) -> Result<BucketStatus> {
+        let asked = Instant::now();
         let status = self.raw.status(deadline).await?;
-        self.schema.set(&status.config);
+        self.schema.set(&status.config, asked);
         Ok(status)
+    }
+
+    /// Confirms that the entries and claims of a write, which were begun at `begun`, are still stored. With write epochs, the
+    /// server refuses a record whose entries were erased.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Conflict` if the caller must store the entries again.
+    pub(crate) async fn confirm_entries(&self, begun: Instant, has_claims: bool, deadline: Deadline) -> Result<()> {
+        if self.schema.epoch().is_some() {
+            return Ok(());
+        }
+        if has_claims && self.schema.is_outdated() {
+            let _refresh = deadline.timeout(self.schema.refresh.lock()).await?;
+            if self.schema.is_outdated() {
+                self.read_status(deadline).await?;
+            }
+        }
+        if begun.elapsed() > CARD_LIFE { Err(stale_entries()) } else { Ok(()) }
     }
 }
 

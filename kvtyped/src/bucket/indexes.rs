@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use tokio::time::Instant;
+
 use super::handle::ReadBucket;
+use super::schema_state::{BucketSchema, IndexBuild};
 use crate::backend::{Deadline, KeySpace, RawBucket, RawEntry, Read, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -36,14 +39,7 @@ pub(super) fn compare(indexes: &[IndexInfo], card: &ModelCard, is_read_only: boo
             ));
         };
         if !index.describes(info) {
-            let definition: String = index.definition.chars().take(128).collect();
-            return Err(format!(
-                "the index `{name}` is `{}`{} here and `{definition}`{} in the bucket; \
-                 give the new definition another name, or drop the index and build it again",
-                info.definition,
-                kind(info.is_unique(), info.is_eventual),
-                kind(index.unique, index.eventual),
-            ));
+            return Err(index.difference(info));
         }
     }
     Ok(())
@@ -71,27 +67,36 @@ pub(crate) fn stored_claim(entry: &RawEntry) -> Result<Option<Claim>> {
 }
 
 impl<T: KvModel> ReadBucket<T> {
-    /// Checks that every record has its entries in an index. Reads the card again if it says otherwise, because a build may
-    /// have ended since.
+    /// Returns the build of a readable index. Reads the card again if the index is not built,
+    /// because a build may have ended since.
+    ///
+    /// The card may be outdated. A lookup that finds no record, or counts entries, compares the result with
+    /// [`current_build`](Self::current_build) afterwards.
     ///
     /// # Errors
     ///
     /// Returns `IndexBuilding` if the index is not built, and errors of reading the card.
-    pub(crate) async fn check_readable(&self, info: &IndexInfo, deadline: Deadline) -> Result<()> {
-        let is_readable =
-            || self.schema().index::<T>(info.name).is_some_and(|card| card.state.is_readable() && card.describes(info));
-        if is_readable() {
-            return Ok(());
+    pub(crate) async fn readable_build(&self, info: &IndexInfo, deadline: Deadline) -> Result<IndexBuild> {
+        match self.schema().readable_build::<T>(info) {
+            Ok(build) => Ok(build),
+            Err(_) => self.current_build(info, deadline).await,
         }
-        self.refresh_status(deadline).await?;
-        if is_readable() { Ok(()) } else { Err(Error::new(ErrorKind::IndexBuilding { index: info.name.to_owned() })) }
     }
-}
 
-fn kind(is_unique: bool, is_eventual: bool) -> &'static str {
-    match (is_unique, is_eventual) {
-        (true, _) => " (unique)",
-        (false, true) => " (eventual)",
-        (false, false) => "",
+    /// Reads the card, and returns the build of an index. If it is the build from before a read of entries, the
+    /// index had all its entries in between.
+    ///
+    /// # Errors
+    ///
+    /// Returns `IndexBuilding` if the index is not built, and errors of reading the card.
+    pub(crate) async fn current_build(&self, info: &IndexInfo, deadline: Deadline) -> Result<IndexBuild> {
+        let asked = Instant::now();
+        let status = self.refresh_status(deadline).await?;
+        BucketSchema::new(&status.config, asked).readable_build::<T>(info)
+    }
+
+    /// Relies only on the unique indexes that the bucket has now. For a program that has changed the indexes itself.
+    pub(crate) fn accept_indexes(&self) {
+        self.inner.schema.accept_indexes(T::SCHEMA.name);
     }
 }

@@ -94,5 +94,5 @@ pub(crate) use self::counters::CounterBucket;
 pub(crate) use self::indexes::{read_claim, stored_claim};
 pub(crate) use self::modify::retry::CasAttempts;
 pub(crate) use self::precondition::{FencePrecondition, FenceResult};
-pub(crate) use self::schema_state::BucketSchema;
+pub(crate) use self::schema_state::{BucketSchema, CARD_LIFE, IndexBuild};
 pub(crate) use self::write::{check_ttl, parse_marker_ttl};

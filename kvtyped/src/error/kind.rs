@@ -88,8 +88,8 @@ pub enum ErrorKind {
         /// The epoch of the bucket, if the backend reported it.
         current: Option<u64>,
     },
-    /// An index is not built yet, so a lookup would miss records. The bucket had records before the model had the index, or
-    /// no follower has read the whole bucket for an eventual index.
+    /// An index is not built, so a lookup would miss records. The bucket had records before the model had the index, the index
+    /// was dropped, or no follower has read the whole bucket for an eventual index.
     IndexBuilding {
         /// The name of the index.
         index: String,

@@ -14,7 +14,7 @@ use crate::model::index::{Lookup, Many, parse_claim, parse_entry};
 const CONCURRENCY: usize = 8;
 
 /// The entries of a lookup, in the order of the results.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Candidates {
     positions: Vec<Position>,
     is_descending: bool,

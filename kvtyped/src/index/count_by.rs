@@ -1,17 +1,16 @@
 //! `count_by`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::options::{LookupOptions, lookup_options};
 use crate::backend::KeySpace;
 use crate::bucket::ReadBucket;
 use crate::bucket::verb::verb;
 use crate::error::Result;
 use crate::model::index::{Lookup, Many};
 use crate::model::{Indexed, KvModel};
-use crate::revision::Revision;
 
 /// The number of patterns that are counted at once.
 const CONCURRENCY: usize = 8;
@@ -40,7 +39,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `IndexBuilding` if the index is not built yet. Returns `Timeout`, `Unavailable` or `BucketNotFound` if the
+    /// Returns `IndexBuilding` if the index is not built, or was dropped. Returns `Timeout`, `Unavailable` or `BucketNotFound` if the
     /// count cannot be completed.
     ///
     /// # Cancel safety
@@ -50,7 +49,7 @@ impl<T: KvModel> ReadBucket<T> {
     where
         T: Indexed,
     {
-        CountBy { bucket: self, lookup: lookup.into(), is_exact: false, at_least: None, timeout: None }
+        CountBy { bucket: self, lookup: lookup.into(), is_exact: false, options: LookupOptions::default() }
     }
 }
 
@@ -61,8 +60,7 @@ pub struct CountBy<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     lookup: Lookup<T, Many>,
     is_exact: bool,
-    at_least: Option<Revision>,
-    timeout: Option<Duration>,
+    options: LookupOptions,
 }
 
 impl<T: KvModel> CountBy<'_, T> {
@@ -73,50 +71,33 @@ impl<T: KvModel> CountBy<'_, T> {
         self
     }
 
-    /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a revision,
-    /// for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout of the call.
-    pub fn at_least(mut self, revision: Revision) -> Self {
-        self.at_least = Some(revision);
-        self
-    }
-
-    /// Sets the longest time without progress. Default: the bucket's timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
     async fn run(self) -> Result<u64> {
         let bucket = self.bucket;
         self.count().await.map_err(|error| error.with_context("count_by", bucket.name(), None))
     }
 
     async fn count(self) -> Result<u64> {
-        let Self { bucket, lookup, is_exact, at_least, timeout } = self;
+        let Self { bucket, lookup, is_exact, options } = self;
         if is_exact {
-            let mut list = bucket.list_of(lookup);
-            if let Some(timeout) = timeout {
-                list = list.timeout(timeout);
-            }
-            if let Some(revision) = at_least {
-                list = list.at_least(revision);
-            }
-            let records = list.entries("count_by").await?;
+            let records = bucket.list_of(lookup, options).entries("count_by").await?;
             return records.try_fold(0, async |count, _| Ok(count + 1)).await;
         }
-        let (raw, deadline) = (bucket.raw("count_by")?, bucket.deadline(timeout));
-        if let Some(info) = lookup.info() {
-            bucket.check_readable(info, deadline).await?;
-            if let Some(revision) = at_least {
-                bucket.await_synced(info, revision, deadline).await?;
+        let (raw, deadline) = (bucket.raw("count_by")?, bucket.deadline(options.timeout));
+        let Some(info) = lookup.info() else { return Ok(0) };
+        loop {
+            let build = options.begin(bucket, info, deadline).await?;
+            let counts = lookup.patterns().into_iter().map(|pattern| {
+                let raw = Arc::clone(raw);
+                async move { raw.count_keys(KeySpace::Index, &pattern, deadline).await }
+            });
+            let counts = stream::iter(counts).buffer_unordered(CONCURRENCY);
+            let count = counts.try_fold(0, async |sum, count| Ok(sum + count)).await?;
+            if bucket.current_build(info, deadline).await? == build {
+                return Ok(count);
             }
         }
-        let counts = lookup.patterns().into_iter().map(|pattern| {
-            let raw = Arc::clone(raw);
-            async move { raw.count_keys(KeySpace::Index, &pattern, deadline).await }
-        });
-        stream::iter(counts).buffer_unordered(CONCURRENCY).try_fold(0, async |sum, count| Ok(sum + count)).await
     }
 }
 
+lookup_options!(CountBy: "Sets the longest time without progress. Default: the bucket's timeout.");
 verb!(CountBy("count_by", bucket) => u64);

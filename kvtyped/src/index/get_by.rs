@@ -1,7 +1,6 @@
 //! `get_by`.
 
-use std::time::Duration;
-
+use super::options::{LookupOptions, lookup_options};
 use super::page::matching_record;
 use crate::backend::{Deadline, KeySpace, RawBucket, Read, ReadAt};
 use crate::bucket::verb::verb;
@@ -10,13 +9,13 @@ use crate::error::Result;
 use crate::model::index::{Lookup, One, UniqueLookup};
 use crate::model::{Indexed, KvModel};
 use crate::observe::StoreEvent;
-use crate::revision::Revision;
 
 impl<T: KvModel> ReadBucket<T> {
     /// Reads the record with a unique value. Returns `None` if no record has the value.
     ///
     /// It takes two reads: the claim of the value, and the record. In a replicated bucket, a value that the nearest server
-    /// does not have is looked up at the leader too. So the record is found if its write was acknowledged before.
+    /// does not have is looked up at the leader too. So the record is found if its write was acknowledged before. If no
+    /// record is found, another read confirms that the index was not dropped.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -37,7 +36,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`get`](Self::get). Returns `IndexBuilding` if the index is not built yet.
+    /// Returns the errors of [`get`](Self::get). Returns `IndexBuilding` if no record is found and the index is
+    /// not built, or was dropped.
     ///
     /// # Cancel safety
     ///
@@ -46,7 +46,7 @@ impl<T: KvModel> ReadBucket<T> {
     where
         T: Indexed,
     {
-        GetBy { bucket: self, lookup: lookup.into_unique(), read: Read::Any, at_least: None, timeout: None }
+        GetBy { bucket: self, lookup: lookup.into_unique(), read: Read::Any, options: LookupOptions::default() }
     }
 }
 
@@ -57,8 +57,7 @@ pub struct GetBy<'a, T: KvModel> {
     bucket: &'a ReadBucket<T>,
     lookup: Lookup<T, One>,
     read: Read,
-    at_least: Option<Revision>,
-    timeout: Option<Duration>,
+    options: LookupOptions,
 }
 
 impl<T: KvModel> GetBy<'_, T> {
@@ -68,37 +67,26 @@ impl<T: KvModel> GetBy<'_, T> {
         self
     }
 
-    /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a revision,
-    /// for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout of the call.
-    pub fn at_least(mut self, revision: Revision) -> Self {
-        self.at_least = Some(revision);
-        self
-    }
-
-    /// Sets the timeout. Default: the bucket's timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
     async fn run(self) -> Result<Option<Entry<T>>> {
         let bucket = self.bucket;
         self.find().await.map_err(|error| error.with_context("get_by", bucket.name(), None))
     }
 
     async fn find(self) -> Result<Option<Entry<T>>> {
-        let Self { bucket, lookup, read, at_least, timeout } = self;
-        let (raw, deadline) = (bucket.raw("get_by")?, bucket.deadline(timeout));
+        let Self { bucket, lookup, read, options } = self;
+        let (raw, deadline) = (bucket.raw("get_by")?, bucket.deadline(options.timeout));
         let Some(info) = lookup.info() else { return Ok(None) };
-        bucket.check_readable(info, deadline).await?;
-        if let Some(revision) = at_least {
-            bucket.await_synced(info, revision, deadline).await?;
+        loop {
+            let build = options.begin(bucket, info, deadline).await?;
+            let mut found = read_owner(bucket, &**raw, &lookup, read, deadline).await?;
+            if found.is_none() && read != Read::Leader && raw.config().may_be_behind() {
+                found = read_owner(bucket, &**raw, &lookup, Read::Leader, deadline).await?;
+            }
+            // A record that has the value is right whatever the state of the index.
+            if found.is_some() || bucket.current_build(info, deadline).await? == build {
+                return Ok(found);
+            }
         }
-        let first = read_owner(bucket, &**raw, &lookup, read, deadline).await?;
-        if first.is_some() || read == Read::Leader || !raw.config().may_be_behind() {
-            return Ok(first);
-        }
-        read_owner(bucket, &**raw, &lookup, Read::Leader, deadline).await
     }
 }
 
@@ -133,4 +121,5 @@ async fn read_owner<T: KvModel>(
     Ok(None)
 }
 
+lookup_options!(GetBy: "Sets the timeout. Default: the bucket's timeout.");
 verb!(GetBy("get_by", bucket) => Option<Entry<T>>);

@@ -6,20 +6,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use futures::future::try_join;
 use futures::ready;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::candidates::Candidates;
 use super::cursor::IndexCursor;
+use super::options::{LookupOptions, lookup_options};
 use super::order::Position;
-use super::page::{Found, read_page};
+use super::page::{Found, Page, read_page};
 use crate::backend::{Deadline, Read};
 use crate::bucket::verb::verb;
-use crate::bucket::{Entry, ReadBucket};
+use crate::bucket::{Entry, IndexBuild, ReadBucket};
 use crate::error::Result;
 use crate::model::index::{IndexInfo, Lookup, Many, values_of};
 use crate::model::{Indexed, KvModel};
-use crate::revision::Revision;
 
 /// The number of records that are read at once, which is one request.
 const PAGE: usize = 1_000;
@@ -35,7 +36,8 @@ impl<T: KvModel> ReadBucket<T> {
     /// while the list is read may be missing, or may be out of order if its value changes.
     ///
     /// The call first lists the entries of the index at the leader. This takes a millisecond for 1,000 matches, however
-    /// large the bucket is, and about 100 bytes of memory each. The records follow in pages of 1,000.
+    /// large the bucket is, and about 100 bytes of memory each. Then it reads the first 1,000 records. The stream reads the
+    /// others, in pages of 1,000.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -61,7 +63,7 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `IndexBuilding` if the index is not built yet. A record that cannot be decoded is an `Err` item with its
+    /// Returns `IndexBuilding` if the index is not built, or was dropped. A record that cannot be decoded is an `Err` item with its
     /// key. An error without a key is the last item.
     ///
     /// # Cancel safety
@@ -71,20 +73,11 @@ impl<T: KvModel> ReadBucket<T> {
     where
         T: Indexed,
     {
-        self.list_of(lookup.into())
+        self.list_of(lookup.into(), LookupOptions::default())
     }
 
-    pub(super) fn list_of(&self, lookup: Lookup<T, Many>) -> ListBy<'_, T> {
-        ListBy {
-            bucket: self,
-            lookup,
-            is_descending: false,
-            after: None,
-            limit: None,
-            read: Read::Any,
-            at_least: None,
-            timeout: None,
-        }
+    pub(super) fn list_of(&self, lookup: Lookup<T, Many>, options: LookupOptions) -> ListBy<'_, T> {
+        ListBy { bucket: self, lookup, is_descending: false, after: None, limit: None, read: Read::Any, options }
     }
 }
 
@@ -98,8 +91,7 @@ pub struct ListBy<'a, T: KvModel> {
     after: Option<IndexCursor>,
     limit: Option<usize>,
     read: Read,
-    at_least: Option<Revision>,
-    timeout: Option<Duration>,
+    options: LookupOptions,
 }
 
 impl<'a, T: KvModel> ListBy<'a, T> {
@@ -133,19 +125,6 @@ impl<'a, T: KvModel> ListBy<'a, T> {
         self
     }
 
-    /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a revision,
-    /// for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout of the call.
-    pub fn at_least(mut self, revision: Revision) -> Self {
-        self.at_least = Some(revision);
-        self
-    }
-
-    /// Sets the longest time without progress. Default: the bucket's timeout.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
     async fn run(self) -> Result<EntriesBy<T>> {
         let bucket = self.bucket;
         self.entries("list_by").await.map_err(|error| error.with_context("list_by", bucket.name(), None))
@@ -153,41 +132,54 @@ impl<'a, T: KvModel> ListBy<'a, T> {
 
     /// Lists the entries of the index, and prepares the stream of the records.
     pub(super) async fn entries(self, operation: &'static str) -> Result<EntriesBy<T>> {
-        let Self { bucket, lookup, is_descending, after, limit, read, at_least, timeout } = self;
+        let Self { bucket, lookup, is_descending, after, limit, read, options } = self;
         let raw = bucket.raw(operation)?;
-        let (created, idle_timeout) = (raw.identity().created, timeout.unwrap_or_else(|| bucket.timeout()));
-        let info = lookup.info();
-        if let Some(info) = info {
-            let deadline = Deadline::after(idle_timeout);
-            bucket.check_readable(info, deadline).await?;
-            if let Some(revision) = at_least {
-                bucket.await_synced(info, revision, deadline).await?;
+        let (created, idle_timeout) = (raw.identity().created, options.timeout.unwrap_or_else(|| bucket.timeout()));
+        let (info, left) = (lookup.info(), limit.unwrap_or(usize::MAX));
+        let Some(info) = info else {
+            let (records, last) = (stream::empty().boxed(), None);
+            return Ok(EntriesBy { records, created, info, last, upper_bound: 0 });
+        };
+        let after = after.map(|cursor| cursor.position(created, info)).transpose()?;
+        loop {
+            let build = options.begin(bucket, info, Deadline::after(idle_timeout)).await?;
+            let candidates = Candidates::list(&**raw, &lookup, idle_timeout).await?;
+            let candidates = if is_descending { candidates.descending() } else { candidates };
+            let mut candidates = match &after {
+                Some(position) => candidates.after(position),
+                None => candidates,
+            };
+            let upper_bound = left.min(candidates.left());
+            let yielded = candidates.has_several_values().then(HashSet::new);
+            let (first, deadline) = (candidates.take(left.min(PAGE)), Deadline::after(idle_timeout));
+            let page = read_page(bucket, &**raw, &lookup, first, read, deadline);
+            let (page, current) = try_join(page, bucket.current_build(info, deadline)).await?;
+            if current != build {
+                continue;
             }
+            let bucket = bucket.clone();
+            let found = VecDeque::new();
+            let mut listing = Listing {
+                bucket,
+                operation,
+                lookup,
+                info,
+                build,
+                candidates,
+                yielded,
+                found,
+                left,
+                read,
+                idle_timeout,
+            };
+            listing.add(page.found);
+            let info = Some(info);
+            return Ok(EntriesBy { records: listing.stream(), created, info, last: after, upper_bound });
         }
-        let after = after.zip(info).map(|(cursor, info)| cursor.position(created, info)).transpose()?;
-        let candidates = Candidates::list(&**raw, &lookup, idle_timeout).await?;
-        let candidates = if is_descending { candidates.descending() } else { candidates };
-        let candidates = match &after {
-            Some(position) => candidates.after(position),
-            None => candidates,
-        };
-        let upper_bound = limit.unwrap_or(usize::MAX).min(candidates.left());
-        let yielded = candidates.has_several_values().then(HashSet::new);
-        let listing = Listing {
-            bucket: bucket.clone(),
-            operation,
-            lookup,
-            candidates,
-            yielded,
-            found: VecDeque::new(),
-            left: limit.unwrap_or(usize::MAX),
-            read,
-            idle_timeout,
-        };
-        Ok(EntriesBy { records: listing.stream(), created, info, last: after, upper_bound })
     }
 }
 
+lookup_options!(ListBy: "Sets the longest time without progress. Default: the bucket's timeout.");
 verb!(ListBy("list_by", bucket) => EntriesBy<T>);
 
 /// A running list.
@@ -195,6 +187,9 @@ struct Listing<T: KvModel> {
     bucket: ReadBucket<T>,
     operation: &'static str,
     lookup: Lookup<T, Many>,
+    info: &'static IndexInfo,
+    /// The build whose entries are the candidates.
+    build: IndexBuild,
     candidates: Candidates,
     /// The keys of the records that were found, if a record can be at several positions.
     yielded: Option<HashSet<T::Key>>,
@@ -239,13 +234,29 @@ impl<T: KvModel> Listing<T> {
             if positions.is_empty() {
                 return Ok(None);
             }
-            let (bucket, lookup) = (&self.bucket, &self.lookup);
-            let raw = bucket.raw(self.operation)?;
-            let deadline = Deadline::after(self.idle_timeout);
-            let page = read_page(bucket, &**raw, lookup, positions, self.read, deadline).await?;
-            self.add(page);
+            let found = self.read_page(positions).await?;
+            self.add(found);
         }
         Ok(None)
+    }
+
+    /// Reads the records at these positions. If a claim is gone because its index was dropped, its record still exists.
+    async fn read_page(&mut self, positions: Vec<Position>) -> Result<Vec<Found<T>>> {
+        let (bucket, lookup) = (&self.bucket, &self.lookup);
+        let raw = bucket.raw(self.operation)?;
+        loop {
+            let deadline = Deadline::after(self.idle_timeout);
+            let Page { found, dropped } =
+                read_page(bucket, &**raw, lookup, positions.clone(), self.read, deadline).await?;
+            if dropped == 0 || !self.info.is_unique() {
+                return Ok(found);
+            }
+            let current = bucket.current_build(self.info, deadline).await?;
+            if current == self.build {
+                return Ok(found);
+            }
+            self.build = current;
+        }
     }
 
     /// Adds the records of a page that belong to their positions.

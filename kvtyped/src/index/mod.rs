@@ -11,11 +11,13 @@
 // |---|---|
 // | `order` | the order of the results: by value, then by key |
 // | `cursor` | a position in the results |
+// | `options` | the options that the lookups share |
 // | `candidates` | the entries of a lookup |
 // | `page` | the records of some candidates |
 // | `get_by`, `list_by`, `count_by`, `synced_revision` | the verbs |
 mod order;
 mod cursor;
+mod options;
 mod candidates;
 mod page;
 mod get_by;

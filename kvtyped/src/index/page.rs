@@ -12,7 +12,15 @@ use crate::observe::StoreEvent;
 /// A record at its position.
 pub(super) type Found<T> = (Position, Result<Entry<T>>);
 
-/// Reads the records at these positions. Returns the records that match the lookup, in the order of the positions.
+/// The records of some positions.
+pub(super) struct Page<T: KvModel> {
+    /// The records that match the lookup, in the order of the positions.
+    pub(super) found: Vec<Found<T>>,
+    /// The number of positions without such a record.
+    pub(super) dropped: usize,
+}
+
+/// Reads the records at these positions.
 ///
 /// A record that is absent or does not match is read again at the leader, because a server that is behind may lack the
 /// record, or still have its earlier value.
@@ -23,7 +31,10 @@ pub(super) async fn read_page<T: KvModel>(
     positions: Vec<Position>,
     read: Read,
     deadline: Deadline,
-) -> Result<Vec<Found<T>>> {
+) -> Result<Page<T>> {
+    if positions.is_empty() {
+        return Ok(Page { found: Vec::new(), dropped: 0 });
+    }
     let mut found = read_records(bucket, raw, lookup, &positions, read, deadline).await?;
     if read != Read::Leader && raw.config().may_be_behind() {
         let doubtful = |(at, entry): (usize, &Option<_>)| entry.is_none().then_some(at);
@@ -42,7 +53,8 @@ pub(super) async fn read_page<T: KvModel>(
         bucket.context().instruments().event(&StoreEvent::IndexFiltered { bucket: bucket.name(), index, entries });
         tracing::debug!(bucket = bucket.name(), dropped, "entries of an index match no record");
     }
-    Ok(positions.into_iter().zip(found).filter_map(|(position, entry)| Some((position, entry?))).collect())
+    let found = positions.into_iter().zip(found).filter_map(|(position, entry)| Some((position, entry?))).collect();
+    Ok(Page { found, dropped })
 }
 
 /// Reads the record at each position. Returns `None` if a claim or its record is gone, or if the record does not match.

@@ -54,7 +54,8 @@ impl<T: Indexed> Bucket<T> {
     ///
     /// Returns `Unsupported` in a bucket without write epochs, unless
     /// [`all_writers_know`](BuildIndex::all_writers_know) is set. Returns `InvalidConfig` if the model has no such index
-    /// or no name, or if the index is eventual, and `Unavailable` if another job of the model runs.
+    /// or no name, or if the index is eventual, and `Unavailable` if another job of the model runs. Returns `SchemaDiffers`
+    /// if the bucket has another index of this name.
     ///
     /// # Cancel safety
     ///
@@ -181,6 +182,10 @@ impl<'a, T: Indexed> BuildIndex<'a, T> {
             if was_built {
                 return Ok(None);
             }
+            let other = card.as_ref().and_then(|card| card.indexes.get(info.name));
+            if let Some(other) = other.filter(|other| other.state.is_maintained() && !other.describes(info)) {
+                return Err(Error::new(ErrorKind::SchemaDiffers { report: other.difference(info) }));
+            }
             if config.write_epochs.is_none() && !all_know {
                 return Err(Error::unsupported(
                     "a bucket with write epochs, so that no program writes records without the index; \
@@ -192,6 +197,7 @@ impl<'a, T: Indexed> BuildIndex<'a, T> {
             Ok(with_state(bucket, card, info, IndexState::Writing).map(|card| (card, epoch)))
         };
         bucket.update_card(bucket.deadline(timeout), begin).await?;
+        bucket.accept_indexes();
         if was_built {
             return Ok(IndexBuilt { is_readable: true, ..IndexBuilt::default() });
         }
@@ -266,7 +272,11 @@ pub(super) fn with_state<T: Indexed>(
     state: IndexState,
 ) -> Option<ModelCard> {
     let mut card = card.or_else(|| bucket.program_card(None))?;
-    card.indexes.insert(info.name.to_owned(), IndexCard::new(info, state));
+    let begun = card.indexes.get(info.name).filter(|index| index.state == IndexState::Writing && index.describes(info));
+    let build =
+        begun.and_then(|index| index.build.clone()).unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+    let index = IndexCard { build: Some(build), ..IndexCard::new(info, state) };
+    card.indexes.insert(info.name.to_owned(), index);
     Some(card)
 }
 

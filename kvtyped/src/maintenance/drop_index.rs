@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::sleep;
 
 use super::lease::{Job, JobLease};
 use crate::backend::{KeySpace, ListKeysRequest};
 use crate::bucket::verb::verb;
-use crate::bucket::{Bucket, ReadBucket};
+use crate::bucket::{Bucket, CARD_LIFE, ReadBucket};
 use crate::config::BucketConfig;
 use crate::error::{Error, Result};
 use crate::key::Pattern;
@@ -24,12 +25,19 @@ impl<T: KvModel> Bucket<T> {
     /// Removes an index from the card of the model, and erases its entries. Returns their number.
     ///
     /// A program without the index cannot open the bucket for writing before that, unless it opens the bucket with
-    /// `.on_schema(`[`Drift::Adopt`](crate::Drift::Adopt)`)`. Stop the programs that have the index first: they would store
-    /// entries again, their lookups would miss records, and they could store a unique value twice. A second call erases
-    /// entries that were stored again.
+    /// `.on_schema(`[`Drift::Adopt`](crate::Drift::Adopt)`)`.
+    ///
+    /// Programs that have the index may continue to run. Their lookups fail with `IndexBuilding`, and never miss a record. If
+    /// the index is unique, their writes fail with `SchemaDiffers` until they open the bucket again, so that they store no
+    /// value twice. Otherwise they continue to store entries, which a second call erases.
+    ///
+    /// In a bucket with [write epochs](crate::config::WriteEpochs), the server refuses a write that relies on an erased entry.
+    /// In other buckets, the call waits for a minute, unless [`all_writers_stopped`](DropIndex::all_writers_stopped) is set:
+    /// programs read the card again, and send no record later than 30 seconds after its entries. A write that the server
+    /// applies later than a minute after it was sent may then store a value twice, or lack an entry after the next build.
     ///
     /// An index that the card does not list has only entries to erase. A call that was interrupted is completed by the
-    /// next one.
+    /// next one. The handle of this call may write without the index afterwards.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -55,7 +63,7 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// If the future is dropped, the index stays `dropping`, and some entries stay.
     pub fn drop_index<'a>(&'a self, index: &'a str) -> DropIndex<'a, T> {
-        DropIndex { bucket: self, index, timeout: None }
+        DropIndex { bucket: self, index, all_stopped: false, timeout: None }
     }
 }
 
@@ -64,10 +72,18 @@ impl<T: KvModel> Bucket<T> {
 pub struct DropIndex<'a, T: KvModel> {
     bucket: &'a Bucket<T>,
     index: &'a str,
+    all_stopped: bool,
     timeout: Option<Duration>,
 }
 
 impl<'a, T: KvModel> DropIndex<'a, T> {
+    /// Confirms that no other program that has the index writes, so that the call does not wait in a bucket without write
+    /// epochs. Such a program could store a unique value twice.
+    pub fn all_writers_stopped(mut self) -> Self {
+        self.all_stopped = true;
+        self
+    }
+
     /// Sets the timeout of each request. Default: the bucket's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -86,7 +102,7 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
 
     /// Erases the entries. Excludes the followers of an eventual index, which would store them again.
     async fn without_follower(self) -> Result<u64> {
-        let Self { bucket, index, timeout } = self;
+        let Self { bucket, index, timeout, .. } = self;
         let config = bucket.refresh_status(bucket.deadline(timeout)).await?.config;
         let card = ReadBucket::<T>::card_in(&config)?;
         if !card.and_then(|card| Some(card.indexes.get(index)?.eventual)).unwrap_or(false) {
@@ -99,16 +115,26 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
     }
 
     async fn erase(self) -> Result<u64> {
-        let Self { bucket, index, timeout } = self;
-        let begin = |card: Option<ModelCard>, _: &BucketConfig| {
+        let Self { bucket, index, all_stopped, timeout } = self;
+        let begin = |card: Option<ModelCard>, config: &BucketConfig| {
             let changed = card.and_then(|mut card| {
                 let found = card.indexes.get_mut(index).filter(|found| found.state != IndexState::Dropping)?;
                 found.state = IndexState::Dropping;
-                Some((card, None))
+                // The server refuses writers that rely on the unique values.
+                let moves = found.unique && config.write_epochs.is_some();
+                Some((card, moves.then(|| config.write_epoch.unwrap_or_default().saturating_add(1))))
             });
             Ok(changed)
         };
-        bucket.update_card(bucket.deadline(timeout), begin).await?;
+        let config = bucket.update_card(bucket.deadline(timeout), begin).await?;
+        let card = ReadBucket::<T>::card_in(&config)?;
+        let found = card.as_ref().and_then(|card| card.indexes.get(index)).filter(|found| !found.eventual);
+        let waits = config.write_epochs.is_none() && !all_stopped;
+        let is_unique = found.filter(|_| waits).map(|found| found.unique);
+        if is_unique == Some(true) {
+            // Until all writers have read the card, and so refuse to claim a value.
+            sleep(2 * CARD_LIFE).await;
+        }
         let through = bucket.refresh_status(bucket.deadline(timeout)).await?.last_revision;
         let pattern = Pattern::new().literal(T::SCHEMA.name).literal(index).open();
         let idle_timeout = timeout.unwrap_or(bucket.timeout());
@@ -122,6 +148,10 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
                 futures::stream::iter(page).map(erase).buffer_unordered(AT_ONCE).try_collect().await?;
             erased += counts.into_iter().filter(|count| *count > 0).count() as u64;
         }
+        if is_unique == Some(false) {
+            // Until the records are stored whose entries were erased, so that the next build finds them.
+            sleep(2 * CARD_LIFE).await;
+        }
         let end = |card: Option<ModelCard>, _: &BucketConfig| {
             let changed = card.and_then(|mut card| {
                 card.indexes.get(index).filter(|found| found.state == IndexState::Dropping)?;
@@ -131,6 +161,7 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
             Ok(changed)
         };
         bucket.update_card(bucket.deadline(timeout), end).await?;
+        bucket.accept_indexes();
         Ok(erased)
     }
 }
@@ -139,7 +170,12 @@ verb!(DropIndex("drop_index", bucket) => u64);
 
 impl<T: KvModel> fmt::Debug for DropIndex<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, index, timeout } = self;
-        f.debug_struct("DropIndex").field("bucket", bucket).field("index", index).field("timeout", timeout).finish()
+        let Self { bucket, index, all_stopped, timeout } = self;
+        f.debug_struct("DropIndex")
+            .field("bucket", bucket)
+            .field("index", index)
+            .field("all_stopped", all_stopped)
+            .field("timeout", timeout)
+            .finish()
     }
 }

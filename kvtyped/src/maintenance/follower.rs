@@ -1,6 +1,5 @@
 //! One term of a follower: it repairs the indexes after each change of a record.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
@@ -9,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::build_index::with_state;
+use super::follow_queue::FollowQueue;
 use super::follow_record::{IndexDuplicate, OPERATION, Repairs, Seen, follow_record, is_final, is_kept};
 use super::verify_indexes::{Fingerprints, IndexCheck, check_entries};
 use crate::backend::{Backoff, RawEntry, StartFrom, next_output};
@@ -26,9 +26,6 @@ use crate::watch::update::WatchUpdate;
 
 /// The number of records that are repaired at once.
 const AT_ONCE: usize = 64;
-
-/// The number of changes that wait for their turn.
-const WAITING: usize = 4 * AT_ONCE;
 
 /// The shortest time between two stored positions.
 const STORE_INTERVAL: Duration = Duration::from_millis(250);
@@ -60,63 +57,6 @@ struct Done {
     result: Result<Repairs>,
 }
 
-/// The changes that are not handled yet.
-#[derive(Default)]
-struct Open {
-    revisions: BTreeSet<Revision>,
-    /// The records in work, with the change that waits for each.
-    busy: HashMap<Key, Option<Seen>>,
-    ready: VecDeque<(Key, Seen)>,
-    last: Revision,
-}
-
-impl Open {
-    /// Returns the highest revision whose predecessors are all handled.
-    fn position(&self) -> Revision {
-        self.revisions.first().map_or(self.last, |first| Revision::new(first.get().saturating_sub(1)))
-    }
-
-    fn add(&mut self, key: Key, seen: Seen) {
-        self.revisions.insert(seen.revision);
-        match self.busy.get_mut(&key) {
-            // Only one repair of a record runs, so that an earlier one stores nothing after a later one.
-            Some(waiting) => {
-                if let Some(earlier) = waiting.replace(seen) {
-                    self.revisions.remove(&earlier.revision);
-                }
-            }
-            None => self.ready.push_back((key, seen)),
-        }
-    }
-
-    fn next(&mut self) -> Option<(Key, Seen)> {
-        let (key, seen) = self.ready.pop_front()?;
-        match self.busy.get_mut(&key) {
-            Some(waiting) => {
-                if let Some(earlier) = waiting.replace(seen) {
-                    self.revisions.remove(&earlier.revision);
-                }
-                self.next()
-            }
-            None => {
-                self.busy.insert(key.clone(), None);
-                Some((key, seen))
-            }
-        }
-    }
-
-    fn done(&mut self, key: Key, at: Revision) {
-        self.revisions.remove(&at);
-        if let Some(Some(seen)) = self.busy.remove(&key) {
-            self.ready.push_back((key, seen));
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.revisions.is_empty()
-    }
-}
-
 /// Follows the bucket until an error.
 ///
 /// # Errors
@@ -138,7 +78,7 @@ struct Term<'a, 'd, T: Indexed> {
     settings: Settings,
     state: &'a FollowerState,
     on_duplicate: &'a mut Option<DuplicateFn<'d>>,
-    open: Open,
+    open: FollowQueue,
     /// The revision to resume after. Zero lists the bucket.
     after: Revision,
     /// The start of the term, and the server's time then.
@@ -194,7 +134,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
             settings,
             state,
             on_duplicate,
-            open: Open { last: after, ..Open::default() },
+            open: FollowQueue::after(after),
             after,
             started: (now, status.now),
             swept,
@@ -261,7 +201,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
                     }
                     Err(error) => return Err(error),
                 },
-                update = updates.next(), if self.open.ready.len() < WAITING => match update {
+                update = updates.next(), if !self.open.is_full() => match update {
                     Some(Ok(update)) => self.apply(update),
                     // An illegal key is not a record.
                     Some(Err(error)) if error.key().is_some() => {}
@@ -296,7 +236,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
                 (self.is_listing, self.is_listed, self.is_complete, self.swept) = (true, false, false, 0);
             }
             WatchUpdate::Alive(position) => {
-                self.open.last = self.open.last.max(position);
+                self.open.advance(position);
                 // Index entries are not events of the watch.
                 self.has_changed |= self.stored.is_none_or(|(reached, _)| position > reached);
                 self.note_current(true);
@@ -306,7 +246,7 @@ impl<'a, 'd, T: Indexed> Term<'a, 'd, T> {
     }
 
     fn add(&mut self, entry: RawEntry) {
-        self.open.last = self.open.last.max(entry.revision);
+        self.open.advance(entry.revision);
         self.has_changed = true;
         if decode::key::<T>(&entry.key).is_err() {
             return;

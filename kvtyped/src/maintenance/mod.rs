@@ -34,7 +34,7 @@
 // | `options` | the options that all jobs share |
 // | `migrate`, `rewrite` | the jobs over all records |
 // | `follow_record`, `verify_indexes`, `build_index` | the entries of one record and of all records |
-// | `follower`, `maintain_indexes` | the entries of changed records: one term, and the loop of a service |
+// | `follow_queue`, `follower`, `maintain_indexes` | the entries of changed records: the queue of changes, one term, and the loop of a service |
 // | `drop_index` | the removal of an index |
 mod lease;
 mod versions;
@@ -47,6 +47,7 @@ mod options;
 mod migrate;
 mod rewrite;
 mod follow_record;
+mod follow_queue;
 mod verify_indexes;
 mod build_index;
 mod follower;

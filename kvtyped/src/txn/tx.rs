@@ -7,14 +7,16 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::declared_model::DeclaredModel;
 use crate::backend::{Batch, Deadline, KeySpace, Precondition, RawBucket, RawEntry, Read, ReadAt, WriteKind};
 use crate::bucket::content::{Content, Target};
 use crate::bucket::index::batch::{BatchRecord, ModelIndexes};
-use crate::bucket::{BucketSchema, check_ttl, decode, read_claim};
+use crate::bucket::{BucketSchema, IndexBuild, check_ttl, decode, read_claim};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, ModelKey};
-use crate::model::index::{Claim, UniqueLookup};
+use crate::model::index::{Claim, IndexInfo, UniqueLookup};
 use crate::model::{Indexed, KvModel, SingleRevision};
 use crate::revision::Revision;
 
@@ -150,6 +152,13 @@ impl TxAttempt {
         let found = read_claim(&*self.raw, key, self.read, self.deadline).await?;
         // If two futures read the claim at once, both receive the result of the first.
         Ok(self.set().claims.entry(key.clone()).or_insert(found).1.clone())
+    }
+
+    /// Returns the build of a readable index now.
+    async fn current_build<T: KvModel>(&self, info: &IndexInfo) -> Result<IndexBuild> {
+        let asked = Instant::now();
+        let status = self.raw.status(self.deadline).await?;
+        BucketSchema::new(&status.config, asked).readable_build::<T>(info)
     }
 }
 
@@ -334,8 +343,7 @@ impl<T: KvModel> Tx<T> {
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`get_by`](crate::ReadBucket::get_by), except `IndexBuilding`: a transaction does not read the
-    /// state of the index.
+    /// Returns the errors of [`get_by`](crate::ReadBucket::get_by).
     ///
     /// # Cancel safety
     ///
@@ -353,16 +361,30 @@ impl<T: KvModel> Tx<T> {
             entries.find_map(|entry| decode::value::<T>(&entry).ok().flatten().filter(|record| lookup.matches(record)))
         };
         let claims = lookup.claims().map_err(|error| self.located(error.into(), None))?;
-        for claim in claims {
-            let claim = self.run.read_claim(&claim).await.map_err(|error| self.located(error, None))?;
-            let Some(Claim { owner, .. }) = claim else { continue };
-            let Some(entry) = self.newest(&owner).await? else { continue };
-            let record = decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&owner)))?;
-            if let Some(record) = record.filter(|record| lookup.matches(record)) {
+        let Some(info) = lookup.info() else { return Ok(None) };
+        let mut build = self.run.schema.readable_build::<T>(info).ok();
+        loop {
+            for claim in &claims {
+                let claim = self.run.read_claim(claim).await.map_err(|error| self.located(error, None))?;
+                let Some(Claim { owner, .. }) = claim else { continue };
+                let Some(entry) = self.newest(&owner).await? else { continue };
+                let record = decode::value::<T>(&entry).map_err(|error| self.located(error, Some(&owner)))?;
+                if let Some(record) = record.filter(|record| lookup.matches(record)) {
+                    return Ok(Some(record));
+                }
+            }
+            if let Some(record) = staged(&*self.set()?) {
                 return Ok(Some(record));
             }
+            let current = self.run.current_build::<T>(info).await.map_err(|error| self.located(error, None))?;
+            if build.as_ref() == Some(&current) {
+                return Ok(None);
+            }
+            // The index was dropped and built again, perhaps after the claims were read.
+            build = Some(current);
+            let mut set = self.set()?;
+            claims.iter().for_each(|claim| _ = set.claims.remove(claim));
         }
-        Ok(staged(&*self.set()?))
     }
 }
 

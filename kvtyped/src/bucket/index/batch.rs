@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
 use super::slot::{BaseValues, Slot, slot_changes};
@@ -101,6 +102,8 @@ impl<T: KvModel> ReadBucket<T> {
                 attempt.apply(Task::Record, Reply::Refused);
             }
         }
+        let (schema, begun) = (self.schema(), Instant::now());
+        let targets: Vec<_> = targets.iter().map(|target| schema.for_entries(*target)).collect();
         let target = targets.first().copied();
         loop {
             self.settle_claims(&mut members, &values, target, deadline).await?;
@@ -124,12 +127,13 @@ impl<T: KvModel> ReadBucket<T> {
             // A batch that was refused is another operation.
             let ids: Vec<_> = records.iter().map(|_| OperationId::generate()).collect();
             let own = records.iter().zip(&ids).map(|(record, id)| record.write_as(id.clone()));
+            self.inner.confirm_entries(begun, !claims.is_empty(), deadline).await?;
             let contradiction = claims.iter().find_map(|claim| contradiction(claim, &preconditions));
             let writes = entries.into_iter().chain(claims).chain(own).collect();
             let batch = Batch { writes, preconditions: preconditions.clone() };
             let committed = match contradiction {
                 Some(conflict) => Err(conflict),
-                None => self.commit_batch(batch, targets, deadline).await,
+                None => self.commit_batch(batch, &targets, deadline).await,
             };
             match committed {
                 Ok(revisions) => {

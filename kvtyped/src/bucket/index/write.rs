@@ -2,6 +2,7 @@
 
 use futures::FutureExt;
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::attempt::{Attempt, Effect, End, Means, Reply, Task};
 use super::slot::{BaseValues, Slot, slot_changes};
@@ -72,6 +73,7 @@ impl<T: KvModel> ReadBucket<T> {
     ) -> Result<(Revision, OperationId)> {
         let IndexedWrite { old, expected, mut content, on, is_one_of_many } = write;
         let (index, target) = (content.index.take(), content.target);
+        let schema = self.schema();
         if index.is_some() {
             content.headers = content.headers.with_indexes(kept_by_writers(T::__INDEXES));
         }
@@ -92,6 +94,7 @@ impl<T: KvModel> ReadBucket<T> {
                 // A server takes a limited number of batches at once, so single writes are faster in bulk.
                 let is_batch = !is_one_of_many && self.has_cheap_batches(count);
                 let means = if is_batch { Means::Batch } else { Means::Singly };
+                let target = target.map(|target| schema.for_entries(target));
                 let attempt = Attempt::new(key.clone(), expected, changes, means);
                 self.drive(attempt, RecordWrite { write, expected, target, on, deadline }).boxed().await?
             }
@@ -124,12 +127,18 @@ impl<T: KvModel> ReadBucket<T> {
         mut attempt: Attempt<Key, Slot>,
         mut record: RecordWrite<'_>,
     ) -> Result<(Revision, OperationId)> {
-        let mut conflict = None;
+        let (mut conflict, begun) = (None, Instant::now());
         loop {
             let pending = attempt.pending();
             if pending.iter().any(|(task, _)| *task == Task::Record) {
                 // A batch that was refused is another operation.
                 record.write.id = OperationId::generate();
+                let has_claims = attempt.claims().next().is_some();
+                if let Err(error) = self.inner.confirm_entries(begun, has_claims, record.deadline).await {
+                    attempt.abandon();
+                    self.erase_slots(attempt.key(), attempt.erasures()).await;
+                    return Err(error);
+                }
             }
             let effects = pending.iter().map(|(_, effect)| self.perform(effect, &record, attempt.key()));
             let replies = join_all(effects).await;

@@ -22,6 +22,9 @@ pub struct IndexCard {
     pub definition: String,
     /// The [fingerprint](IndexInfo::fingerprint) of the definition.
     pub fingerprint: String,
+    /// A random text that identifies the build of the index. `None` if the bucket was created with the index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
     /// The fields that this version does not know. They are written back unchanged.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -54,6 +57,7 @@ impl IndexCard {
             eventual: info.is_eventual,
             definition: info.definition.to_owned(),
             fingerprint: info.fingerprint(),
+            build: None,
             other: BTreeMap::new(),
         }
     }
@@ -61,6 +65,30 @@ impl IndexCard {
     /// Whether a program with this definition writes and reads the entries that the card describes.
     pub fn describes(&self, info: &IndexInfo) -> bool {
         self.fingerprint == info.fingerprint() && self.eventual == info.is_eventual
+    }
+
+    /// Returns how the index of a program differs from the index of the card.
+    pub(crate) fn difference(&self, info: &IndexInfo) -> String {
+        let kind = |is_unique, is_eventual| match (is_unique, is_eventual) {
+            (true, _) => " (unique)",
+            (false, true) => " (eventual)",
+            (false, false) => "",
+        };
+        // Another client can write a definition of any length.
+        let definition: String = self.definition.chars().take(128).collect();
+        format!(
+            "the index `{}` is `{}`{} here and `{definition}`{} in the bucket; \
+             give the new definition another name, or drop the index and build it again",
+            info.name,
+            info.definition,
+            kind(info.is_unique(), info.is_eventual),
+            kind(self.unique, self.eventual),
+        )
+    }
+
+    /// Whether every unique value has its claim, so that writers refuse a second record with the value.
+    pub(crate) fn promises_uniqueness(&self) -> bool {
+        self.unique && self.state == IndexState::Readable
     }
 }
 

@@ -50,6 +50,32 @@ fn compact() -> Vec<Model> {
     ]
 }
 
+/// No writer stores entries of an eventual index. Two followers run at once if a lease has expired.
+fn eventual() -> Vec<Model> {
+    let once = Program::FollowEventual { rounds: 1 };
+    let twice = Program::FollowEventual { rounds: 2 };
+    let cases: [&[Program]; 5] = [
+        &[foreign(B), once],
+        &[foreign(B), foreign(A), once, once],
+        &[foreign(B), foreign(A), twice, twice],
+        &[foreign(NONE), foreign(A), twice, once],
+        &[foreign(B), foreign(C), foreign(B), once, once],
+    ];
+    cases.iter().map(|programs| Model::entries(programs)).collect()
+}
+
+#[test]
+fn record_has_its_entry_of_an_eventual_index() {
+    let states: Vec<_> = eventual().iter().map(|case| holds("eventual", case)).collect();
+    println!("eventual: {states:?} states");
+}
+
+#[test]
+fn broken_rules_of_eventual_indexes_are_caught() {
+    caught(&eventual(), Mutant::EventualErasesWithoutBound, 3);
+    caught(&eventual(), Mutant::EventualReadsBoundLate, 3);
+}
+
 #[test]
 fn followed_record_has_its_entry() {
     let states: Vec<_> = entries().iter().map(|case| holds("followed entries", case)).collect();

@@ -4,9 +4,12 @@
 //! rule is a change of the store or of the replies ([`Mutant`](model::Mutant)), never of the state machines.
 
 mod build;
+mod dropped;
+mod drops;
 mod entries;
 mod explore;
 mod follow;
+mod followers;
 mod model;
 mod step;
 mod unique;

@@ -58,6 +58,23 @@ pub(super) enum Program {
     Foreign { key: u8, value: u8 },
     /// Repairs the entries of a record after changes, at most this many times.
     Follow { key: u8, rounds: u8 },
+    /// Stores and erases the entries of record 0 in an eventual index after changes, at most this many times.
+    FollowEventual { rounds: u8 },
+    /// Drops the index: changes the card, and then erases entries and claims.
+    Drop,
+    /// Builds the dropped index again.
+    Rebuild,
+    /// Looks a unique value up, with the card from before the drop.
+    Lookup { value: u8 },
+}
+
+/// What protects unique values from writers that rely on a dropped index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DropGuard {
+    /// The server refuses writes of an earlier epoch.
+    Epoch,
+    /// The drop waits until every writer has read the card again.
+    Wait,
 }
 
 /// A rule that is broken on purpose.
@@ -78,9 +95,18 @@ pub(super) enum Mutant {
     FollowerErasesWithoutCondition,
     FollowerTrustsFoundEntries,
     WriterTrustsForeignRecords,
+    EventualErasesWithoutBound,
+    EventualReadsBoundLate,
     NoEpoch,
     ScanBeforeSwitch,
     ReadableBeforeScan,
+    DropErasesBeforeSwitch,
+    DropKeepsEpoch,
+    DropDoesNotWait,
+    WriterKeepsEntriesOverBuild,
+    LookupTrustsOldCard,
+    LookupReadsCardFirst,
+    LookupIgnoresBuild,
 }
 
 /// The rules of one exploration.
@@ -93,6 +119,7 @@ pub(super) struct Model {
     pub(super) mutant: Option<Mutant>,
     /// Whether a leader that was cut off may answer the reads of an attempt.
     pub(super) stale_leader: bool,
+    pub(super) guard: DropGuard,
     pub(super) start: World,
 }
 
@@ -136,7 +163,16 @@ impl Model {
     fn new(programs: &[Program], mut start: World, has_entries: bool, has_claims: bool) -> Self {
         start.processes = programs.iter().map(|_| Process::default()).collect();
         let programs = programs.to_vec();
-        Self { programs, has_entries, has_claims, attempts: 2, mutant: None, stale_leader: false, start }
+        Self {
+            programs,
+            has_entries,
+            has_claims,
+            attempts: 2,
+            mutant: None,
+            stale_leader: false,
+            guard: DropGuard::Epoch,
+            start,
+        }
     }
 
     pub(super) fn with_mutant(self, mutant: Mutant) -> Self {
@@ -155,6 +191,14 @@ impl Model {
 
     pub(super) fn with_stale_leader(self) -> Self {
         Self { stale_leader: true, ..self }
+    }
+
+    pub(super) fn with_guard(self, guard: DropGuard) -> Self {
+        Self { guard, ..self }
+    }
+
+    pub(super) fn has_drop(&self) -> bool {
+        self.programs.contains(&Program::Drop)
     }
 
     /// Whether a program without the index writes while the index is in use.
@@ -188,10 +232,43 @@ pub(super) struct Process {
     pub(super) cleaning: Option<Cleaning<u8, Slot>>,
     /// The record that a program without the index, or a builder, has read.
     pub(super) read: Option<Record>,
+    /// The last revision of the bucket, as the follower of an eventual index has read it.
+    pub(super) through: u64,
     /// Erasures in the background.
     pub(super) erasures: Vec<(Slot, u64)>,
     /// Entries that a broken writer stores after its record.
     pub(super) deferred: Vec<Slot>,
+    /// The card that the attempt of a writer relies on.
+    pub(super) card: Card,
+    /// Whether the attempt may write its record, because the card was current after its claims.
+    pub(super) is_confirmed: bool,
+    pub(super) lookup: Option<LookupState>,
+}
+
+/// A reading of the card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Card {
+    pub(super) epoch: u8,
+    pub(super) build: u8,
+}
+
+impl Default for Card {
+    fn default() -> Self {
+        Self { epoch: 1, build: 0 }
+    }
+}
+
+/// A running lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct LookupState {
+    /// The build whose claims it reads.
+    pub(super) build: u8,
+    /// The record that the claim names.
+    pub(super) owner: u8,
+    /// Whether no record had the value at some time since the begin.
+    pub(super) was_absent: bool,
+    /// Whether it has found nothing, although a record had the value all the time.
+    pub(super) has_missed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -205,6 +282,10 @@ pub(super) struct World {
     pub(super) next: u64,
     pub(super) epoch: u8,
     pub(super) is_readable: bool,
+    /// The number of builds of the index.
+    pub(super) build: u8,
+    /// Whether every writer has read the card since the drop began.
+    pub(super) has_waited: bool,
     /// The newest revision of each record whose entries a follower has stored.
     pub(super) followed: [u64; KEYS],
     /// The number of replies that may still be lost.
@@ -224,6 +305,8 @@ impl World {
             next: 1,
             epoch: 1,
             is_readable: true,
+            build: 0,
+            has_waited: false,
             followed: [0; KEYS],
             lost_replies: 0,
             in_flight: Vec::new(),
@@ -246,6 +329,14 @@ impl World {
         self.records[key as usize] = record;
         self.history[key as usize].push(record);
         record.revision
+    }
+
+    pub(super) fn has_record_of(&self, value: u8) -> bool {
+        self.records.iter().any(|record| record.value == value)
+    }
+
+    pub(super) fn card(&self) -> Card {
+        Card { epoch: self.epoch, build: self.build }
     }
 
     pub(super) fn revision_of(&self, slot: Slot) -> u64 {
@@ -288,6 +379,11 @@ impl World {
             }
             _ => true,
         });
+        for (process, program) in self.processes.iter_mut().zip(&model.programs) {
+            if let (Some(lookup), Program::Lookup { value }) = (&mut process.lookup, program) {
+                lookup.was_absent |= !self.records.iter().any(|record| record.value == *value);
+            }
+        }
         for process in 0..self.processes.len() {
             let mut erasures = std::mem::take(&mut self.processes[process].erasures);
             if !model.is(Mutant::ErasureReadsRevisionLate) {
@@ -322,11 +418,12 @@ impl World {
             if live().count() == KEYS && self.records[0].value == self.records[1].value {
                 return Some("two records have one unique value");
             }
-            if live().any(|key| !owns(key)) {
+            if self.is_readable && live().any(|key| !owns(key)) {
                 return Some("a record has a unique value without its claim");
             }
         }
-        None
+        let has_missed = |process: &Process| process.lookup.is_some_and(|lookup| lookup.has_missed);
+        self.processes.iter().any(has_missed).then_some("a lookup missed a record")
     }
 
     /// Performs an effect for a process and returns its reply.

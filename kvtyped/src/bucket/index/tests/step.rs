@@ -1,6 +1,7 @@
 //! The steps of the processes of a model.
 
-use super::model::{InFlight, Model, Mutant, NONE, Process, Program, Record, Slot, VALUES, World, owner_reply};
+use super::model::{InFlight, Model, Mutant, NONE, Process, Program, Record, Slot, World, owner_reply};
+use super::{drops, followers};
 use crate::bucket::index::attempt::{Attempt, Effect, End, Means, Reply, SlotChanges, Task};
 use crate::bucket::index::clean::{CleanEnd, Cleaning};
 use crate::revision::Revision;
@@ -23,13 +24,14 @@ pub(super) enum Action {
     OldWrite,
     ForeignWrite,
     List,
-    Build(&'static str),
+    /// A step of a builder, of a dropper or of a lookup.
+    Step(&'static str),
     Compact,
 }
 
-type Successors = Vec<(Label, World)>;
+pub(super) type Successors = Vec<(Label, World)>;
 
-const DONE: u8 = 9;
+pub(super) const DONE: u8 = 9;
 
 /// Returns every state that one step leads to.
 pub(super) fn successors(model: &Model, world: &World) -> Successors {
@@ -39,16 +41,22 @@ pub(super) fn successors(model: &Model, world: &World) -> Successors {
         match *program {
             Program::Write { key, value, means } => write(model, world, process, (key, value, means), &mut out),
             Program::CleanEntry { value } => {
-                clean(model, world, process, || Cleaning::of_entry(Slot::Entry { key: 0, value }, 0), &mut out);
+                let slot = Slot::Entry { key: 0, value };
+                clean(model, world, process, slot, Cleaning::of_entry(slot, 0), &mut out);
             }
             Program::CleanClaim { value } => {
-                clean(model, world, process, || Cleaning::of_claim(Slot::Claim { value }), &mut out);
+                let slot = Slot::Claim { value };
+                clean(model, world, process, slot, Cleaning::of_claim(slot), &mut out);
             }
             Program::Old { value, is_blind } => old(model, world, process, (value, is_blind), &mut out),
             Program::Build => build(model, world, process, &mut out),
             Program::Foreign { key, value } => foreign(world, process, (key, value), &mut out),
-            Program::Follow { key, rounds } => follow(model, world, process, (key, rounds), &mut out),
+            Program::Follow { key, rounds } => followers::follow(model, world, process, (key, rounds), &mut out),
+            Program::FollowEventual { rounds } => followers::follow_eventual(model, world, process, rounds, &mut out),
             Program::Compact { key } => compact(model, world, process, key, &mut out),
+            Program::Drop => drops::drop_index(model, world, process, &mut out),
+            Program::Rebuild => drops::rebuild(model, world, process, &mut out),
+            Program::Lookup { value } => drops::lookup(model, world, process, value, &mut out),
         }
     }
     for (index, late) in world.in_flight.iter().enumerate() {
@@ -62,7 +70,7 @@ pub(super) fn successors(model: &Model, world: &World) -> Successors {
     out
 }
 
-fn push(out: &mut Successors, process: usize, action: Action, next: World) {
+pub(super) fn push(out: &mut Successors, process: usize, action: Action, next: World) {
     out.push((Label { process, action }, next));
 }
 
@@ -91,7 +99,7 @@ fn background(model: &Model, world: &World, process: usize, out: &mut Successors
 }
 
 /// Returns the worlds and replies that an effect may lead to.
-fn outcomes(model: &Model, world: &World, on: &InFlight) -> Vec<(World, Reply<u8>)> {
+pub(super) fn outcomes(model: &Model, world: &World, on: &InFlight) -> Vec<(World, Reply<u8>)> {
     let mut next = world.clone();
     let reply = next.perform(model, on);
     let mut outcomes = Vec::new();
@@ -118,7 +126,7 @@ fn outcomes(model: &Model, world: &World, on: &InFlight) -> Vec<(World, Reply<u8
     outcomes
 }
 
-fn changes(model: &Model, key: u8, replaced: Record, to: u8) -> SlotChanges<Slot> {
+pub(super) fn changes(model: &Model, key: u8, replaced: Record, to: u8) -> SlotChanges<Slot> {
     let Record { value: from, is_kept, .. } = replaced;
     let is_kept = is_kept || model.is(Mutant::WriterTrustsForeignRecords);
     let entry = |value| Slot::Entry { key, value };
@@ -151,14 +159,21 @@ fn write(model: &Model, world: &World, process: usize, (key, value, means): (u8,
             if found[..index].contains(record) {
                 continue;
             }
-            let mut next = world.clone();
-            let changes = changes(model, key, *record, value);
-            next.processes[process].attempt = Some(Attempt::new(key, Revision::new(record.revision), changes, means));
-            push(out, process, Action::Read(*record), next);
+            for card in drops::known_cards(model, world) {
+                let mut next = world.clone();
+                let changes = changes(model, key, *record, value);
+                let attempt = Attempt::new(key, Revision::new(record.revision), changes, means);
+                let own = &mut next.processes[process];
+                (own.attempt, own.card, own.is_confirmed) = (Some(attempt), card, false);
+                push(out, process, Action::Read(*record), next);
+            }
         }
         return;
     };
     for (task, effect) in attempt.pending() {
+        if task == Task::Record && model.has_drop() && drops::confirm(model, world, process, out) {
+            return;
+        }
         let on = InFlight { process, key, expected: attempt.expected().get(), effect };
         for (mut next, reply) in outcomes(model, world, &on) {
             continue_attempt(model, &mut next, process, task, reply.clone());
@@ -170,6 +185,11 @@ fn write(model: &Model, world: &World, process: usize, (key, value, means): (u8,
 fn continue_attempt(model: &Model, world: &mut World, process: usize, task: Task, reply: Reply<u8>) {
     let Some(mut attempt) = world.processes[process].attempt.take() else { return };
     attempt.apply(task, reply);
+    end_attempt(model, world, process, attempt);
+}
+
+/// Continues with the end of an attempt, if it has ended.
+pub(super) fn end_attempt(model: &Model, world: &mut World, process: usize, attempt: Attempt<u8, Slot>) {
     let Some(end) = attempt.end() else {
         world.processes[process].attempt = Some(attempt);
         return;
@@ -190,6 +210,7 @@ fn continue_attempt(model: &Model, world: &mut World, process: usize, task: Task
     }
     let own = &mut world.processes[process];
     own.erasures.extend(erasures);
+    (own.card, own.is_confirmed) = Default::default();
     own.failed += 1;
     let retries = matches!(end, End::Retry { .. }) && own.failed < model.attempts;
     if !retries {
@@ -200,11 +221,21 @@ fn continue_attempt(model: &Model, world: &mut World, process: usize, task: Task
     }
 }
 
-fn clean(model: &Model, world: &World, process: usize, new: impl Fn() -> Cleaning<u8, Slot>, out: &mut Successors) {
-    if world.processes[process].pc == DONE || world.epoch == 0 {
-        return;
+fn clean(model: &Model, world: &World, process: usize, slot: Slot, new: Cleaning<u8, Slot>, out: &mut Successors) {
+    if world.processes[process].pc != DONE && world.epoch > 0 {
+        let cleaning = world.processes[process].cleaning.clone().unwrap_or(new);
+        continue_cleaning(model, world, (process, DONE), (slot, cleaning), out);
     }
-    let cleaning = world.processes[process].cleaning.clone().unwrap_or_else(new);
+}
+
+/// Performs the next effect of a cleaning. Its process continues at `after`.
+pub(super) fn continue_cleaning(
+    model: &Model,
+    world: &World,
+    (process, after): (usize, u8),
+    (slot, cleaning): (Slot, Cleaning<u8, Slot>),
+    out: &mut Successors,
+) {
     let Ok(effect) = cleaning.next() else { return };
     let on = InFlight { process, key: u8::MAX, expected: 0, effect };
     for (mut next, reply) in outcomes(model, world, &on) {
@@ -214,14 +245,8 @@ fn clean(model: &Model, world: &World, process: usize, new: impl Fn() -> Cleanin
         match cleaning.next() {
             Ok(_) => own.cleaning = Some(cleaning),
             Err(end) => {
-                own.pc = DONE;
-                own.cleaning = None;
+                (own.cleaning, own.pc) = (None, after);
                 if let CleanEnd::Erase(through) = end {
-                    let slot = match model.programs[process] {
-                        Program::CleanEntry { value } => Slot::Entry { key: 0, value },
-                        Program::CleanClaim { value } => Slot::Claim { value },
-                        _ => continue,
-                    };
                     let ignores_revision = model.is(Mutant::ErasureWithoutRevision);
                     own.erasures.push((slot, if ignores_revision { u64::MAX } else { through.get() }));
                 }
@@ -280,7 +305,7 @@ fn build(model: &Model, world: &World, process: usize, out: &mut Successors) {
     if next.processes[process].pc as usize == order.len() {
         next.processes[process].read = None;
     }
-    push(out, process, Action::Build(step), next);
+    push(out, process, Action::Step(step), next);
 }
 
 fn compact(model: &Model, world: &World, process: usize, key: u8, out: &mut Successors) {
@@ -308,103 +333,5 @@ fn foreign(world: &World, process: usize, (key, value): (u8, u8), out: &mut Succ
         next.processes[process].pc = DONE;
         next.write_record(key, value, false);
         push(out, process, Action::ForeignWrite, next);
-    }
-}
-
-/// The newest record, its entry and claim, and then the other entries of the record, by the cleaner's way.
-fn follow(model: &Model, world: &World, process: usize, (key, rounds): (u8, u8), out: &mut Successors) {
-    const READ: u8 = 0;
-    const STORE: u8 = 1;
-    const CLEAN: u8 = 2;
-    let own = &world.processes[process];
-    let last = CLEAN + VALUES as u8;
-    match own.pc {
-        READ => {
-            let record = world.records[key as usize];
-            if record.revision == world.followed[key as usize] {
-                return;
-            }
-            let mut next = world.clone();
-            let own = &mut next.processes[process];
-            own.read = Some(record);
-            own.pc = CLEAN + 1;
-            if record.value != NONE && !record.is_kept {
-                let changes = changes(model, key, Record { value: NONE, ..record }, record.value);
-                let revision = Revision::new(record.revision);
-                (own.attempt, own.pc) = (Some(Attempt::new(key, revision, changes, Means::SlotsOnly)), STORE);
-            }
-            push(out, process, Action::Read(record), next);
-        }
-        STORE => {
-            let Some(attempt) = &own.attempt else { return };
-            for (task, effect) in attempt.pending() {
-                let on = InFlight { process, key, expected: attempt.expected().get(), effect };
-                for (mut next, reply) in outcomes(model, world, &on) {
-                    let mut attempt = attempt.clone();
-                    attempt.apply(task, reply.clone());
-                    let end = attempt.end().cloned();
-                    let own = &mut next.processes[process];
-                    own.attempt = end.is_none().then_some(attempt);
-                    match end {
-                        None => {}
-                        Some(End::Stored) => {
-                            let record = own.read.expect("it was read");
-                            own.pc = CLEAN + 1;
-                            if next.records[key as usize] == record {
-                                next.followed[key as usize] = record.revision;
-                            }
-                        }
-                        // A duplicate is reported, and another writer has another event.
-                        Some(_) => own.pc = CLEAN + 1,
-                    }
-                    push(out, process, Action::Do(on.effect.clone(), reply), next);
-                }
-            }
-        }
-        step if step < last => {
-            let value = step - CLEAN;
-            let slot = Slot::Entry { key, value };
-            let is_listed = model.has_entries && world.revision_of(slot) > 0;
-            let is_stale = own.read.is_some_and(|record| record.value != value) && is_listed;
-            if own.cleaning.is_none() && !is_stale {
-                let mut next = world.clone();
-                next.processes[process].pc += 1;
-                push(out, process, Action::List, next);
-                return;
-            }
-            if model.is(Mutant::FollowerErasesWithoutCondition) {
-                let mut next = world.clone();
-                next.processes[process].pc += 1;
-                next.erase(slot, u64::MAX);
-                push(out, process, Action::Erase(slot, u64::MAX), next);
-                return;
-            }
-            let cleaning = own.cleaning.clone().unwrap_or_else(|| Cleaning::of_entry(slot, key));
-            let Ok(effect) = cleaning.next() else { return };
-            let on = InFlight { process, key: u8::MAX, expected: 0, effect };
-            for (mut next, reply) in outcomes(model, world, &on) {
-                let mut cleaning = cleaning.clone();
-                cleaning.apply(reply.clone());
-                let own = &mut next.processes[process];
-                match cleaning.next() {
-                    Ok(_) => own.cleaning = Some(cleaning),
-                    Err(end) => {
-                        (own.cleaning, own.pc) = (None, step + 1);
-                        if let CleanEnd::Erase(through) = end {
-                            own.erasures.push((slot, through.get()));
-                        }
-                    }
-                }
-                push(out, process, Action::Do(on.effect.clone(), reply), next);
-            }
-        }
-        DONE => {}
-        _ => {
-            let mut next = world.clone();
-            let own = &mut next.processes[process];
-            (own.read, own.failed) = (None, own.failed + 1);
-            own.pc = if own.failed < rounds { READ } else { DONE };
-            push(out, process, Action::List, next);
-        }
     }
 }
