@@ -165,7 +165,7 @@ on_both_backends! {
         }
     }
 
-    /// A handle that has learned of the drop, here by a lookup, stores no value twice.
+    /// A handle that has seen the drop, here by a lookup, stores no value twice.
     async fn writer_that_knows_of_the_drop_is_refused(world: World) {
         let probe = IndexProbe::new(&world).await;
         twenty_users(&probe.users).await;
@@ -300,7 +300,7 @@ mod without_epochs {
         assert!(holders.values().all(|count| *count == 1), "{holders:?}");
     }
 
-    /// The negative control: a writer that has not stopped stores a value twice.
+    /// Negative control: a writer that has not stopped stores a value twice.
     #[tokio::test]
     async fn writer_that_did_not_stop_stores_a_value_twice() {
         let world = World::memory();

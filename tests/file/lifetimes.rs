@@ -14,7 +14,7 @@ async fn value(bucket: &Arc<dyn RawBucket>, name: &str) -> Option<Vec<u8>> {
     read.expect("it is read").map(|entry| entry.value.to_vec())
 }
 
-/// Each put is polled some times and dropped: before its group, in it, or after it.
+/// Each put is polled a few times and dropped: before, during or after the commit of its group.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_that_are_dropped_while_their_group_commits_are_stored_or_not() {
     let folder = Folder::new("dropped-puts");
@@ -83,7 +83,7 @@ fn store_outlives_the_runtime_that_opened_it() {
     assert_eq!(third.block_on(async { entries(&bucket(&folder.open().await.unwrap()).await).await }).len(), 2);
 }
 
-/// Dropped without a runtime, and with a put in flight whose task the shutdown has cancelled.
+/// The store is dropped without a runtime, while a put is in flight whose task the shutdown has cancelled.
 #[test]
 fn store_dropped_after_its_runtime_is_written_and_unlocked() {
     let folder = Folder::new("shut-down");
@@ -113,7 +113,7 @@ fn store_dropped_after_its_runtime_is_written_and_unlocked() {
     }
 }
 
-/// Ten times the writers of the benchmark, in many buckets.
+/// Ten times as many writers as in the benchmark, in many buckets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_writers_in_hundreds_of_buckets_share_a_file() {
     let folder = Folder::new("many-buckets");

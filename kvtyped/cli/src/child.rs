@@ -73,7 +73,7 @@ impl RunOptions {
 
     /// Runs the command under the lease. Ends it if the lease is lost.
     ///
-    /// A watchdog ends it if the tool dies.
+    /// If the tool dies, a watchdog ends the command.
     pub(crate) async fn run(&self, app: &App, lease: &Lease, what: &str) -> Result<Ended, Failure> {
         // From here on, the command decides what a signal does.
         let mut signals = Forwarded::enter()?;

@@ -38,7 +38,7 @@ enum Operator {
     GreaterOrEqual,
 }
 
-/// The operators. A longer one comes before its beginning.
+/// The operators. `<=` and `>=` come before `<` and `>`, because the first match is used.
 const OPERATORS: [(&str, Operator); 6] = [
     ("!=", Operator::NotEqual),
     ("<=", Operator::LessOrEqual),
@@ -109,8 +109,8 @@ impl Condition {
         }
     }
 
-    /// Returns the order of a field and the value: numbers by size, and texts by their characters. `None` if the
-    /// two have different types, or another type.
+    /// Returns the order of a field and the value: numbers by size, and texts by their characters. Returns `None` if
+    /// the two have different types, or are neither numbers nor texts.
     fn order(&self, found: &Json) -> Option<Ordering> {
         match (found, &self.json) {
             (Json::Text(found), Some(Json::Text(wanted))) => Some(found.as_str().cmp(wanted)),

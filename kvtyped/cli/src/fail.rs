@@ -172,7 +172,7 @@ impl Failure {
         Self::new(code, "interrupted", "interrupted")
     }
 
-    /// Adds what became of the writes of the command, if a user interrupted it.
+    /// Adds the number and outcome of the writes of the command, if a user interrupted it.
     pub(crate) fn with_writes(mut self, writes: &Writes) -> Self {
         if self.kind != "interrupted" {
             return self;

@@ -96,7 +96,7 @@ pub(crate) fn enforce() {
     drop(thread);
 }
 
-/// The signals that end the tool. None is lost after [`listen`](Self::listen).
+/// The signals that end the tool. No signal is lost after [`listen`](Self::listen).
 #[cfg(unix)]
 #[derive(Debug)]
 pub(crate) struct Signals(Option<[tokio::signal::unix::Signal; 3]>);

@@ -85,7 +85,7 @@ async fn run(app: &App, command: args::Command, mut signals: Signals) -> Result<
         done = commands::run(app, command) => done,
         failure = signals.next() => Err(failure),
     };
-    // The release of leases and tickets is no write of the command.
+    // Releases of leases and tickets do not count as writes of the command.
     let done = done.map_err(|failure| failure.with_writes(&app.writes));
     let closed = app.close().await;
     if app.options.verbose {

@@ -37,7 +37,7 @@ impl Path {
             return Ok((Self(names.collect()), rest));
         }
         let mut steps = Vec::new();
-        // Else `$` begins the name of a field.
+        // Otherwise, `$` is the first character of a field name.
         let is_root = |rest: &&str| rest.is_empty() || rest.starts_with(['.', '[']) || rest.starts_with(OPERATORS);
         let mut rest = text.strip_prefix('$').filter(is_root).unwrap_or(text);
         // A path may begin with a name, and each later name follows a dot.
@@ -74,7 +74,7 @@ impl Path {
         }
     }
 
-    /// Returns the part of the value. `None` if the value has no such part.
+    /// Returns the part of the value at the path. Returns `None` if the value has no such part.
     pub(crate) fn find<'a>(&self, value: &'a Json) -> Option<&'a Json> {
         self.0.iter().try_fold(value, |value, step| match (value, step) {
             (Json::List(items), Step::Name(name)) => items.get(index(name)?),
@@ -85,7 +85,7 @@ impl Path {
     }
 }
 
-/// Writes the path as `parse` reads it.
+/// Writes the path in the syntax that [`Path::split`] parses.
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {

@@ -1,7 +1,7 @@
-//! The remedies of the library in the words of the tool. The library names its functions, which an operator cannot call.
+//! Translates the remedies in messages of the library, which name its functions, into commands of the tool.
 
-/// Remedies of the library, each with its replacement for an operator. `BUCKET` is the bucket of the error. A longer text
-/// comes before a part of it.
+/// Remedies of the library, each with its replacement for an operator. `BUCKET` is the bucket of the error. A text comes
+/// before a shorter text that it contains.
 const REMEDIES: &[(&str, &str)] = &[
     // Errors of a write.
     ("; read again, or use `modify`", ""),
@@ -50,7 +50,7 @@ const REMEDIES: &[(&str, &str)] = &[
     ("cannot be off with `limit_markers`", "cannot be off with limit markers"),
     ("a `max_bytes` of at least", "a limit of bytes of at least"),
     ("`LimitMarkers::Off`", "`off`"),
-    // What only a program of the model can do.
+    // Remedies that need a program of the model.
     (
         "a stream with the settings of a bucket; open it once with `.on_drift(Drift::Update)`",
         "a stream with the settings of a bucket; its program must open it once and update its settings",
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Names of the library that are no words in a command line.
+    /// Names of the library that must not appear in messages of the tool.
     const NAMES: &[&str] = &[
         "atomic",
         "build_index",

@@ -114,9 +114,9 @@ pub(crate) struct LastEnd {
     pub(crate) text: String,
 }
 
-/// Returns the end of the last term: by an operator, by a release, or by the end of the TTL. `None` if it is unknown.
+/// Returns how the last term ended: by an operator, a release, or an expiry. Returns `None` if this is unknown.
 ///
-/// While the lease is held, returns only the last end by an operator.
+/// While the lease is held, considers only terms that an operator ended.
 pub(crate) async fn last_end(
     view: &View,
     kind: RecipeKind,
@@ -156,7 +156,7 @@ struct Marker {
     how: &'static str,
 }
 
-/// Returns the marker of a lease. `None` if there is no marker, or no marker any longer.
+/// Returns the marker of a lease. Returns `None` if the lease has no marker, or no longer has it.
 async fn marker(view: &View, kind: RecipeKind, name: &str) -> Result<Option<Marker>, Failure> {
     let versions = view.bucket.history(&record_key(kind, name, "lease")?).await?;
     Ok(versions.last().and_then(|version| match version {

@@ -32,7 +32,7 @@ impl Target {
     }
 }
 
-/// The watchdog of a command, as the tool sees it. Dropping it ends the command.
+/// A handle to the watchdog of a command. Dropping the handle ends the command.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     child: Child,
@@ -40,9 +40,9 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts a watchdog that allows the command this time between SIGTERM and SIGKILL.
+    /// Starts a watchdog. `grace` is the time between SIGTERM and SIGKILL.
     ///
-    /// With `has_group`, it ends its own process group, and the command must start in that group. Otherwise,
+    /// With `has_group`, the watchdog ends its own process group, and the command must start in that group. Otherwise,
     /// [`watch`](Self::watch) must name the command.
     pub(crate) fn start(grace: Duration, has_group: bool) -> io::Result<Self> {
         // The file may have been replaced since the start of the tool.
@@ -64,14 +64,14 @@ impl Watchdog {
         self.pid
     }
 
-    /// Names the command.
+    /// Sends the process ID of the command to the watchdog.
     pub(crate) async fn watch(&mut self, pid: Pid) -> io::Result<()> {
         self.send(&format!("{pid}\n")).await
     }
 
     /// Ends the watchdog after the command has ended.
     pub(crate) async fn dismiss(mut self) {
-        // It may have ended with the command.
+        // The watchdog may have ended with the command.
         let _ = self.send("ended\n").await;
         drop(self.child.stdin.take());
         let _ = self.child.wait().await;

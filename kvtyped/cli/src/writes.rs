@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kvtyped::Outcome;
 use kvtyped::observe::{Observer, OperationEnd, OperationReport};
 
-/// The operations that write records. The records of leases are given back at the end, so they do not count.
+/// The operations that write records. Leases are released at the end, so the writes of their records do not count.
 const RECORDS: &[&str] = &[
     "add",
     "break_lock",
@@ -28,7 +28,7 @@ const RECORDS: &[&str] = &[
     "write_many",
 ];
 
-/// The operations that change a bucket without the write of a record.
+/// The operations that change a bucket without writing a record.
 const BUCKETS: &[&str] = &["compact", "copy_bucket", "delete_bucket", "destroy"];
 
 /// Counts the writes of all stores of a run.

@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_millis(5);
 ///
 /// The future starts at the first poll and then runs to its end.
 pub(crate) fn run_in_background(future: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send {
-    // Without the type of the future, its task is compiled once and not for each model.
+    // The box hides the type of the future, so the task is compiled once and not for each model.
     run_boxed(Box::pin(future))
 }
 

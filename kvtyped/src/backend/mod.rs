@@ -360,6 +360,12 @@ pub trait RawBucket: fmt::Debug + Send + Sync + 'static {
     /// Returns the current status.
     fn status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>>;
 
+    /// Works like [`status`](Self::status), but `values` may count index entries too. Counting the records alone can take
+    /// another request.
+    fn uncounted_status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        self.status(deadline)
+    }
+
     /// Writes one entry and returns its revision.
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>>;
 

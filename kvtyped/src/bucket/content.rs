@@ -33,8 +33,8 @@ pub(crate) struct Target {
     pub(crate) knows: u32,
     /// The indexes that the program knows.
     pub(crate) indexes: &'static [IndexInfo],
-    /// A hash of the builds of the indexes, as they were before the entries of the record were stored. `None` if the write
-    /// stores no entries.
+    /// A hash of the builds of the indexes, taken before the entries of the record were stored. `None` if the write stores
+    /// no entries.
     pub(crate) builds: Option<u64>,
 }
 

@@ -113,6 +113,10 @@ impl RawBucket for EncodedBucket {
         self.raw.status(deadline)
     }
 
+    fn uncounted_status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        self.raw.uncounted_status(deadline)
+    }
+
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         match self.encode_write(write) {
             Ok(write) => self.raw.write(write, deadline).map_err(|error| translated(self.codec, error)).boxed(),

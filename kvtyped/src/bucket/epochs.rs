@@ -135,10 +135,11 @@ impl BucketInner {
         Ok(())
     }
 
-    /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
+    /// Reads the status of the bucket, with an uncertain number of records, and continues with the write epoch and the
+    /// schema versions that it shows.
     pub(super) async fn read_status(&self, deadline: Deadline) -> Result<BucketStatus> {
         let asked = Instant::now();
-        let status = self.raw.status(deadline).await?;
+        let status = self.raw.uncounted_status(deadline).await?;
         self.schema.set(&status.config, asked);
         Ok(status)
     }

@@ -135,7 +135,7 @@ impl<T: KvModel> ReadBucket<T> {
         let (created, start) = (self.inner.raw.identity().created, Instant::now());
         let mut backoff = Backoff::outage();
         loop {
-            let status = match self.inner.raw.status(deadline).await {
+            let status = match self.inner.raw.uncounted_status(deadline).await {
                 Ok(status) => status,
                 // A user without this permission gets no check.
                 Err(error) if error.is_denied() => return Ok(None),

@@ -83,8 +83,8 @@ impl<T: KvModel> ReadBucket<T> {
         }
     }
 
-    /// Reads the card, and returns the build of an index. If it is the build from before a read of entries, the
-    /// index had all its entries in between.
+    /// Reads the card, and returns the build of an index. If the build is the same before and after a read of entries,
+    /// the index had all its entries during that read.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl<T: KvModel> ReadBucket<T> {
         BucketSchema::new(&status.config, asked).readable_build::<T>(info)
     }
 
-    /// Relies only on the unique indexes that the bucket has now. For a program that has changed the indexes itself.
+    /// Makes the handle rely only on the unique indexes that the bucket has now, after its program has changed them.
     pub(crate) fn accept_indexes(&self) {
         self.inner.schema.accept_indexes(T::SCHEMA.name);
     }

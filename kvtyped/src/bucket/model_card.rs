@@ -285,7 +285,8 @@ impl<T: KvModel> ReadBucket<T> {
         updated::<T>(found, self.inner.key_codec)
     }
 
-    /// Reads the status of the bucket, and continues with the write epoch and the schema versions that it shows.
+    /// Reads the status of the bucket, with an uncertain number of records, and continues with the write epoch and the
+    /// schema versions that it shows.
     pub(crate) async fn refresh_status(&self, deadline: Deadline) -> Result<BucketStatus> {
         self.inner.read_status(deadline).await
     }

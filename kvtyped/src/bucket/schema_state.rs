@@ -24,8 +24,8 @@ pub(crate) struct SchemaState {
     pub(super) refresh: Mutex<()>,
 }
 
-/// The longest time between the entries of a write and its record, in a bucket without write epochs, and the longest time
-/// that a writer of unique values relies on one reading of the configuration. `drop_index` waits for twice this time.
+/// The longest time that a writer of unique values relies on one reading of the configuration. In a bucket without write
+/// epochs, also the longest time between the entries of a write and its record. `drop_index` waits for twice this time.
 pub(crate) const CARD_LIFE: Duration = Duration::from_secs(30);
 
 /// One reading of the configuration.
@@ -34,13 +34,13 @@ pub(crate) struct BucketSchema {
     epoch: Option<u64>,
     /// The card of each model.
     cards: BTreeMap<String, ModelCard>,
-    /// The time before the configuration was read.
+    /// The time when the configuration was requested.
     asked: Instant,
     /// The unique indexes whose values this handle has relied on, by model and name.
     relied_on: BTreeSet<(String, String)>,
 }
 
-/// The build of an index whose entries a lookup reads. Each build differs from the builds before.
+/// The identity of the build of an index whose entries a lookup reads. No two builds of an index are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexBuild(Option<String>);
 
@@ -159,7 +159,7 @@ impl BucketSchema {
     /// # Errors
     ///
     /// Returns `SchemaDiffers` if a unique index of a target was dropped, or is being built again. Returns `Conflict` if
-    /// another build began since, so that the caller stores the entries again.
+    /// another build has begun since, so that the caller stores the entries again.
     fn check_indexes(&self, targets: &[Target]) -> Result<()> {
         let is_lost = |target: &Target, name: &str| {
             let card = self.cards.get(target.model).and_then(|card| card.indexes.get(name));
@@ -202,7 +202,7 @@ impl SchemaState {
     ///
     /// Returns `SchemaMoved` if the bucket has epochs and takes another version now: another task has read the
     /// configuration since the records were encoded, and the server would accept them in the new epoch. Returns
-    /// `SchemaDiffers` if a unique index is lost.
+    /// `SchemaDiffers` if a unique index was dropped, or is being built again.
     pub(super) fn epoch_for(&self, targets: &[Target]) -> Result<Option<u64>> {
         let current = self.current.load();
         match current.epoch {
@@ -217,8 +217,8 @@ impl SchemaState {
         self.current.load_full()
     }
 
-    /// Replaces the last reading, unless it was requested later. Keeps the epoch if the bucket has lost its epoch, so that
-    /// the backend refuses later writes and names the cause.
+    /// Replaces the last reading, unless that reading was requested later. Keeps the epoch if the bucket has lost its
+    /// epoch, so that the backend refuses later writes and names the cause.
     pub(crate) fn set(&self, config: &BucketConfig, asked: Instant) {
         let read = BucketSchema::new(config, asked);
         self.current.rcu(|current| {
@@ -229,7 +229,7 @@ impl SchemaState {
         });
     }
 
-    /// Relies only on the unique indexes of a model that the bucket has now: the program has changed them.
+    /// Makes the handle rely only on the unique indexes of a model that the bucket has now.
     pub(super) fn accept_indexes(&self, model: &str) {
         self.current.rcu(|current| {
             let mut schema = BucketSchema::clone(current);

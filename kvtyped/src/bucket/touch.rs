@@ -43,8 +43,8 @@ impl<T: KvModel> Bucket<T> {
     /// # Errors
     ///
     /// Returns `NotFound` if the key has no record. Returns `RetriesExhausted` if other writers always come first. Returns
-    /// [`ErrorKind::Unsupported`] if the record has a TTL and the bucket was given a `history`: a server then raises the
-    /// TTL to that of the limit markers, and the previous value would reappear at its end.
+    /// [`ErrorKind::Unsupported`] if the record has a TTL and the bucket keeps a `history`: a server then raises the TTL
+    /// to that of the limit markers, and the previous value would reappear when the TTL ends.
     ///
     /// # Cancel safety
     ///

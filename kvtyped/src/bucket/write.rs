@@ -144,8 +144,8 @@ pub(crate) fn check_ttl(config: &BucketConfig, ttl: Option<Duration>) -> Result<
     }
 }
 
-/// Checks that a write keeps the TTL of the record that it replaces. A server raises a TTL to that of the limit markers
-/// if it keeps a history, and the previous value becomes the record again at the end of the TTL.
+/// Checks that a write can keep the TTL of the record that it replaces. In a bucket with a history, a server raises the
+/// TTL to that of the limit markers, and the previous value becomes the record again when the TTL ends.
 pub(crate) fn check_kept_ttl(config: &BucketConfig, kept: Option<Ttl>) -> Result<Option<Ttl>> {
     match (kept.filter(|ttl| !ttl.is_never()), config.history) {
         (None, _) | (_, None | Some(1)) => Ok(kept),
@@ -287,7 +287,7 @@ impl<T: KvModel> Bucket<T> {
         on: Option<&Precondition>,
         deadline: Deadline,
     ) -> Result<Revision> {
-        // The constant and the box keep the code of indexes out of the other models.
+        // The `const` block and the box keep the code of indexes out of models without indexes.
         if const { !T::__INDEXES.is_empty() } && content.index.is_some() {
             return self.send_indexed(key, content, expected, on, deadline).boxed().await;
         }

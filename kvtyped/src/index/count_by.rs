@@ -39,8 +39,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `IndexBuilding` if the index is not built, or was dropped. Returns `Timeout`, `Unavailable` or `BucketNotFound` if the
-    /// count cannot be completed.
+    /// Returns `IndexBuilding` if the index is not built, or was dropped. Returns `Timeout`, `Unavailable` or
+    /// `BucketNotFound` if the count cannot be completed.
     ///
     /// # Cancel safety
     ///

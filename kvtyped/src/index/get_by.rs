@@ -82,7 +82,7 @@ impl<T: KvModel> GetBy<'_, T> {
             if found.is_none() && read != Read::Leader && raw.config().may_be_behind() {
                 found = read_owner(bucket, &**raw, &lookup, Read::Leader, deadline).await?;
             }
-            // A record that has the value is right whatever the state of the index.
+            // A record that has the value is a correct result in any state of the index.
             if found.is_some() || bucket.current_build(info, deadline).await? == build {
                 return Ok(found);
             }

@@ -63,8 +63,8 @@ impl<T: KvModel> ReadBucket<T> {
     ///
     /// # Errors
     ///
-    /// Returns `IndexBuilding` if the index is not built, or was dropped. A record that cannot be decoded is an `Err` item with its
-    /// key. An error without a key is the last item.
+    /// Returns `IndexBuilding` if the index is not built, or was dropped. A record that cannot be decoded is an `Err` item
+    /// with its key. An error without a key is the last item.
     ///
     /// # Cancel safety
     ///
@@ -240,7 +240,8 @@ impl<T: KvModel> Listing<T> {
         Ok(None)
     }
 
-    /// Reads the records at these positions. If a claim is gone because its index was dropped, its record still exists.
+    /// Reads the records at these positions. Reads them again if a claim is gone and the index has another build: a drop
+    /// erases claims, but not their records.
     async fn read_page(&mut self, positions: Vec<Position>) -> Result<Vec<Found<T>>> {
         let (bucket, lookup) = (&self.bucket, &self.lookup);
         let raw = bucket.raw(self.operation)?;

@@ -18,7 +18,7 @@ pub(super) struct LookupOptions {
 
 impl LookupOptions {
     /// Begins a lookup: waits for the follower if the caller asks for a revision. Returns the build whose entries the lookup
-    /// reads. The lookup compares it with the build after its reads, because the index may be dropped during the lookup.
+    /// reads. After its reads, the lookup compares this build with the current one, because the index may be dropped.
     ///
     /// # Errors
     ///
@@ -42,8 +42,8 @@ macro_rules! lookup_options {
     ($($verb:ident: $timeout:literal),*) => {$(
         impl<T: $crate::model::KvModel> $verb<'_, T> {
             /// Waits until the [follower](crate::Bucket::maintain_indexes) of the index has handled every change up to a
-            /// revision, for an eventual index and for records of other clients. The wait fails with `Timeout` at the timeout
-            /// of the call.
+            /// revision. Use it for an eventual index, and for records of other clients. The wait fails with `Timeout` after
+            /// the timeout of the call.
             pub fn at_least(mut self, revision: $crate::revision::Revision) -> Self {
                 self.options.at_least = Some(revision);
                 self

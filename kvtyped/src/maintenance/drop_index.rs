@@ -29,15 +29,16 @@ impl<T: KvModel> Bucket<T> {
     ///
     /// Programs that have the index may continue to run. Their lookups fail with `IndexBuilding`, and never miss a record. If
     /// the index is unique, their writes fail with `SchemaDiffers` until they open the bucket again, so that they store no
-    /// value twice. Otherwise they continue to store entries, which a second call erases.
+    /// value twice. If the index is not unique, they continue to store entries, which a second call erases.
     ///
     /// In a bucket with [write epochs](crate::config::WriteEpochs), the server refuses a write that relies on an erased entry.
-    /// In other buckets, the call waits for a minute, unless [`all_writers_stopped`](DropIndex::all_writers_stopped) is set:
-    /// programs read the card again, and send no record later than 30 seconds after its entries. A write that the server
-    /// applies later than a minute after it was sent may then store a value twice, or lack an entry after the next build.
+    /// In other buckets, the call waits for a minute, unless [`all_writers_stopped`](DropIndex::all_writers_stopped) is set.
+    /// In that minute, programs read the card again. They send no record later than 30 seconds after its entries. A write
+    /// that the server applies more than a minute after it was sent may store a value twice, or lack an entry after the
+    /// next build.
     ///
-    /// An index that the card does not list has only entries to erase. A call that was interrupted is completed by the
-    /// next one. The handle of this call may write without the index afterwards.
+    /// An index that the card does not list has only entries to erase. The next call completes a call that was
+    /// interrupted. The handle of this call may write without the index afterwards.
     ///
     /// ```
     /// # use kvtyped::prelude::*;
@@ -77,8 +78,8 @@ pub struct DropIndex<'a, T: KvModel> {
 }
 
 impl<'a, T: KvModel> DropIndex<'a, T> {
-    /// Confirms that no other program that has the index writes, so that the call does not wait in a bucket without write
-    /// epochs. Such a program could store a unique value twice.
+    /// Confirms that no other program with the index writes, so that the call does not wait in a bucket without write
+    /// epochs. If such a program writes, a unique value may be stored twice.
     pub fn all_writers_stopped(mut self) -> Self {
         self.all_stopped = true;
         self
@@ -132,7 +133,7 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
         let waits = config.write_epochs.is_none() && !all_stopped;
         let is_unique = found.filter(|_| waits).map(|found| found.unique);
         if is_unique == Some(true) {
-            // Until all writers have read the card, and so refuse to claim a value.
+            // Waits until all writers have read the card again, and therefore claim no value.
             sleep(2 * CARD_LIFE).await;
         }
         let through = bucket.refresh_status(bucket.deadline(timeout)).await?.last_revision;
@@ -149,7 +150,7 @@ impl<'a, T: KvModel> DropIndex<'a, T> {
             erased += counts.into_iter().filter(|count| *count > 0).count() as u64;
         }
         if is_unique == Some(false) {
-            // Until the records are stored whose entries were erased, so that the next build finds them.
+            // Waits until the records of the erased entries are stored, so that the next build finds these records.
             sleep(2 * CARD_LIFE).await;
         }
         let end = |card: Option<ModelCard>, _: &BucketConfig| {

@@ -13,7 +13,7 @@ const WAITING: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct FollowQueue {
     revisions: BTreeSet<Revision>,
-    /// The records in work, with the change that waits for each.
+    /// The records that are being handled, each with the change that waits for it.
     busy: HashMap<Key, Option<Seen>>,
     ready: VecDeque<(Key, Seen)>,
     last: Revision,
@@ -30,7 +30,7 @@ impl FollowQueue {
         self.last = self.last.max(revision);
     }
 
-    /// Whether no further change should be received for a while.
+    /// Returns whether the follower should receive no further change for a while.
     pub(super) fn is_full(&self) -> bool {
         self.ready.len() >= WAITING
     }

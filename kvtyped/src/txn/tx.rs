@@ -154,7 +154,7 @@ impl TxAttempt {
         Ok(self.set().claims.entry(key.clone()).or_insert(found).1.clone())
     }
 
-    /// Returns the build of a readable index now.
+    /// Reads the card, and returns the build of a readable index.
     async fn current_build<T: KvModel>(&self, info: &IndexInfo) -> Result<IndexBuild> {
         let asked = Instant::now();
         let status = self.raw.status(self.deadline).await?;

@@ -9,8 +9,8 @@ use crate::time;
 /// The arguments of `buckets`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Count the records, which reads all keys: of programs, of locks and other recipes, and the rest (delete markers and
-    /// older revisions). Without it, the number of records is an upper bound that includes them all
+    /// Count the entries by kind, which reads all keys: records, records of locks and other recipes, and the rest (delete
+    /// markers and older revisions). Without it, the number of records is an upper bound that includes all kinds
     #[arg(long)]
     count: bool,
 }
@@ -51,7 +51,7 @@ impl Counted {
     async fn of(view: &View) -> Result<Self, Failure> {
         let records = view.bucket.count(..).await?;
         let live = view.bucket.count(..).include_reserved().await?;
-        // The counts are of different moments.
+        // The counts were read at different times.
         let (recipes, old) = (live.saturating_sub(records), view.status.values.saturating_sub(live));
         Ok(Self { records, recipes, old })
     }

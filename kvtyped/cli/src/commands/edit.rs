@@ -135,9 +135,9 @@ async fn read(view: &WriteView, key: &Key) -> Result<Option<Entry<RawRecord>>, F
     Ok(view.bucket.get(key).read(Read::Leader).await?)
 }
 
-/// A store in a file that is closed, because one process at a time can open it.
+/// A store in a file that is closed during the edit, so that another process can open the file.
 struct Lent {
-    /// When the bucket was created.
+    /// The creation time of the bucket.
     created: SystemTime,
 }
 
@@ -156,7 +156,7 @@ impl Lent {
     async fn reopen(self, app: &App, args: &Args) -> Result<(Target, WriteView), Failure> {
         let target = app.reopen().await?;
         let view = WriteView::open(&target, &args.bucket, args.options.allow_unindexed).await?;
-        // The revisions of another bucket of this name say nothing.
+        // A recreated bucket starts its revisions again, so they cannot be compared.
         match view.bucket.status().await?.created == self.created {
             true => Ok((target, view)),
             false => Err(Failure::conflict(format!("bucket `{}` was recreated during the edit", args.bucket))),

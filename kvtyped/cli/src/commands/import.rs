@@ -81,7 +81,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         if let Some(resume) = &resume
             && !writer.must_stop()
         {
-            // A line that is cut off is not done.
+            // If the last line is cut off, a resumed import reads that line again.
             resume.store(lines.number() - u64::from(lines_seen.cut.is_some()))?;
         }
     }

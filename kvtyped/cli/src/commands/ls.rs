@@ -86,7 +86,7 @@ async fn selected(app: &App, view: &View, args: &Args) -> Result<(u64, Code), Fa
     Ok((count, entries.code()))
 }
 
-/// Returns the list of the records of the filter, after the cursor.
+/// Returns the records that match the filter, after the cursor.
 fn list<'a>(view: &'a View, args: &Args) -> Result<bucket::List<'a, RawRecord>, Failure> {
     let list = view.bucket.list(filter(args.filter.as_deref())?);
     let list = if args.reserved { list.include_reserved() } else { list };

@@ -88,7 +88,7 @@ async fn ls(app: &App, recipe: &Recipe) -> Done {
     Ok(keys.code())
 }
 
-/// Returns the result in a record. `None` if the work runs.
+/// Returns the result in a record. Returns `None` while the work runs.
 fn result_of(record: &Json) -> Option<&Json> {
     record.get("value")?.get("result")
 }

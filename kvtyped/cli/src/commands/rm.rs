@@ -45,9 +45,9 @@ pub(crate) struct Args {
 /// The records to remove.
 #[derive(Default)]
 struct Found<'a> {
-    /// The keys. With conditions, a key has the revision that they selected.
+    /// The keys. With conditions, each key has the revision that was checked.
     keys: BTreeMap<Key, Option<Revision>>,
-    /// The arguments that are absent keys.
+    /// The arguments that name absent keys.
     absent: Vec<&'a String>,
     /// Whether a record could not be checked.
     is_unreadable: bool,

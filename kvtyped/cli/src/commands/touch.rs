@@ -44,7 +44,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         None => touch.await?,
     };
     let ttl = match args.ttl {
-        // The TTL that the record kept. A failure of this read is no failure of the command.
+        // Reads the TTL that the record kept. If this read fails, the command still succeeds.
         None => view.bucket.get(&key).at(revision).await.ok().flatten().and_then(|entry| entry.ttl()),
         Some(ttl) => Ttl::new(ttl),
     };

@@ -44,9 +44,9 @@ pub(crate) struct List<'a> {
 /// The number of rows that decide the widths of a table.
 const SAMPLE: usize = 500;
 
-/// The fewest columns of the terminal for the last column of a table. With fewer, each row is a block of lines.
+/// The minimum width of the last column of a table. On a narrower terminal, each row is a block of lines.
 const NARROWEST: usize = 12;
-/// The same for a text that is wrapped.
+/// The minimum width of a last column that is wrapped.
 const NARROWEST_TEXT: usize = 30;
 
 impl List<'_> {
@@ -117,7 +117,7 @@ impl List<'_> {
         Ok(())
     }
 
-    /// Returns the number of columns of the terminal before the last column of the table, and for that column.
+    /// Returns the width before the last column of the table, and the width that remains for the last column.
     fn split(&self) -> Option<(usize, usize)> {
         let (_, first) = self.widths.as_deref()?.split_last()?;
         let before = first.iter().map(|width| width + 2).sum();
@@ -131,7 +131,7 @@ impl List<'_> {
         self.split().is_some_and(|(_, left)| left < last.min(narrowest))
     }
 
-    /// Writes a row as a block of lines: the first cell, and each other cell that is not empty below its column.
+    /// Writes a row as a block of lines: the first cell, and then each other cell that is not empty, with its title.
     fn stack(&self, item: &Item) -> Result<(), Failure> {
         let [first, more @ ..] = item.cells.as_slice() else { return Ok(()) };
         let indent = "  ";

@@ -17,7 +17,7 @@ use crate::fail::{Code, Done, Failure};
 /// The number of writes in flight.
 const IN_FLIGHT: usize = 256;
 
-/// The largest difference of two ends of a record that count as the same: a TTL has whole seconds.
+/// The largest difference between two expiry times that count as equal, because a TTL is in whole seconds.
 const SAME_END: Duration = Duration::from_secs(2);
 
 /// What to do about a record that exists.
@@ -241,7 +241,7 @@ impl<'a> Writer<'a> {
         Ok(stored.map(|stored| if is_same(line, &stored) { Outcome::Unchanged } else { Outcome::Exists }))
     }
 
-    /// Whether a write of the line would change nothing: the value, the headers and the end of the record stay.
+    /// Returns whether the record already has the value, the headers and the expiry time of the line.
     fn is_equal(&self, line: &Pending, stored: &Entry<RawRecord>) -> bool {
         let ends_alike = match self.ttl(&line.imported) {
             Ok(Some(left)) => stored.remaining().is_some_and(|remaining| remaining.abs_diff(left) <= SAME_END),

@@ -244,7 +244,7 @@ fn control_c_on_a_terminal_reaches_the_command_once() {
     assert_eq!(world.json(&["lock", "show", "$B", "a"])["state"], "free");
 }
 
-/// A command that prints its number and that of a child, and reports SIGTERM.
+/// A command that prints its process ID and that of a child, and reports SIGTERM.
 const FAMILY: &str = "trap 'echo term; exit 0' TERM; sh -c 'echo $$; while :; do sleep 0.05; done' & echo $$; while :; do sleep 0.05; done";
 
 #[test]

@@ -213,7 +213,7 @@ fn check_overwrites(world: &World) {
         ],
     );
     assert_eq!(world.feed(&["import", "$B"], export.as_bytes()).code, 0);
-    // This export has the times at which its records expire.
+    // This export has the expiry times of its records.
     let whole = world.ok(&["export", "$B"]);
     let again = |more: &[&str]| {
         let arguments = [&["import", "$B", "--on-conflict", "overwrite", "--yes", "-o", "json"], more].concat();

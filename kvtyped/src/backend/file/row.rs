@@ -36,7 +36,7 @@ pub(super) const INSERT: &str =
     "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, operation, ttl, size, key, id, headers, crc, value)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-/// Inserts a row of [`REMOVED`], which has few columns.
+/// Inserts a row of [`REMOVED`], which uses only some columns.
 const INSERT_REMOVED: &str =
     "INSERT INTO journal (seq, effect, target, bucket, revision, created, space, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
 

@@ -97,7 +97,7 @@ impl Meta {
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     if db.is_readonly(MAIN_DB)? {
-        // SQLite opens a file without the permission to write for reading only.
+        // SQLite opens a file without write permission as read-only, and returns no error.
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None));
     }
     db.busy_timeout(Duration::ZERO)?;

@@ -55,6 +55,10 @@ impl RawBucket for NatsBucket {
         status(&self.context, deadline).boxed()
     }
 
+    fn uncounted_status(&self, deadline: Deadline) -> BoxFuture<'_, Result<BucketStatus>> {
+        self.context.stream_status(deadline).boxed()
+    }
+
     fn write(&self, write: Write, deadline: Deadline) -> BoxFuture<'_, Result<Revision>> {
         publish(&self.context, write, deadline).boxed()
     }

@@ -114,7 +114,7 @@ impl<T: KvModel> ReadBucket<T> {
                 let rest = self.clock().remaining(live.created, live.ttl);
                 // A whole second more at most: no record expires early.
                 let ttl = rest.map_or(live.ttl, |rest| Ttl::new(rest.max(Ttl::MIN)).or(live.ttl));
-                // With a history, a record keeps a TTL that another client has given it: it must not become permanent.
+                // In a bucket with a history, another client may have set a TTL. The record must not become permanent.
                 let has_history = !matches!(self.config().history, None | Some(1));
                 let has_ttl = self.config().limit_markers.is_some() && (!has_history || live.ttl.is_some());
                 let source = live.headers.rewrite_of().unwrap_or(revision);

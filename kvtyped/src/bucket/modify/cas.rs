@@ -45,7 +45,7 @@ impl<T: KvModel> ReadBucket<T> {
         deadline: Deadline,
     ) -> Result<(Revision, OperationId)> {
         let ConditionalWrite { key, expected, base, content, on } = write;
-        // The constant and the box keep the code of indexes out of the other models.
+        // The `const` block and the box keep the code of indexes out of models without indexes.
         if const { !T::__INDEXES.is_empty() } {
             let write = IndexedWrite { old: Replaced::Entry(base), expected, content, on, is_one_of_many: false };
             return self.write_indexed(key, write, deadline).boxed().await;

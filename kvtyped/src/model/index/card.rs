@@ -22,7 +22,7 @@ pub struct IndexCard {
     pub definition: String,
     /// The [fingerprint](IndexInfo::fingerprint) of the definition.
     pub fingerprint: String,
-    /// A random text that identifies the build of the index. `None` if the bucket was created with the index.
+    /// A random string that identifies the build of the index. `None` if the bucket was created with the index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
     /// The fields that this version does not know. They are written back unchanged.

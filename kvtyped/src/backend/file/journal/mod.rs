@@ -33,7 +33,7 @@ use crate::backend::local::writer::{LogWriter, Task};
 
 /// The size of one transaction.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// The reason of a failure if the files are elsewhere.
+/// The reason of a failure if the files are not in their place.
 const MOVED: &str = "its files were moved, replaced or removed";
 
 /// The open file.
@@ -103,7 +103,7 @@ impl Journal {
         }
     }
 
-    /// Sets the first transaction of the open, if it is still to write.
+    /// Sets the first transaction of the open, if it is not written yet.
     pub(super) fn complete_open_later(mut self, opening: Option<Opening>) -> Self {
         self.opening = opening;
         self
@@ -155,7 +155,7 @@ impl Journal {
         }
     }
 
-    /// Writes the pending effects. For the pauses of a backup.
+    /// Writes the pending effects, in the pauses of a backup. Returns whether the store has not failed.
     fn write_pending(&mut self) -> bool {
         while let Task::Write(group) = self.log.next(GROUP_BYTES, Duration::ZERO, || true) {
             self.write(group);

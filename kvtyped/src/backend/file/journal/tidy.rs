@@ -33,8 +33,8 @@ impl Journal {
         }
     }
 
-    /// Tries to make room on a full disk. The WAL may hold pages that are written twice, and starts again from its
-    /// beginning after it is moved. The journal may hold many entries that are removed already.
+    /// Tries to make room on a full disk. The WAL may hold several versions of a page, and is written from its beginning
+    /// again after a checkpoint. The journal may hold many entries that are removed already.
     pub(super) fn make_room(&mut self) {
         if self.opening.is_some() {
             return;
@@ -97,7 +97,7 @@ impl Journal {
             };
         }
         if self.has_work {
-            // The next step follows at once, unless effects wait.
+            // The next step follows at once, unless effects are pending.
             self.paused_until.get_or_insert_with(Instant::now);
         }
     }
@@ -110,7 +110,7 @@ impl Journal {
             Ok(step) => {
                 let rows = usize::try_from(self.last - self.meta.applied).unwrap_or(1).max(1);
                 let moved = usize::try_from(upto - self.meta.applied).unwrap_or_default();
-                // An estimate: the rows have about one size.
+                // An estimate, which assumes that all rows have about the same size.
                 self.journal_bytes -= self.journal_bytes / rows * moved;
                 if upto == self.last {
                     self.journal_bytes = 0;
@@ -145,14 +145,14 @@ impl Journal {
             }
             Ok(()) => {}
             Err(error) => {
-                // After the next commit again: there is room if a commit succeeds.
+                // Tries again after the next commit: if a commit succeeds, the disk has room.
                 self.wal_pages = WAL_PAGES + 1;
                 self.failed_tidying(&error);
             }
         }
     }
 
-    /// Tidies up later if the disk is full, and fails otherwise. Returns whether the work is still to do.
+    /// Tidies up later if the disk is full, and fails otherwise. Returns `true`, because work remains.
     fn failed_tidying(&mut self, error: &rusqlite::Error) -> bool {
         if is_full(error) || is_busy(error) {
             self.paused_until = Some(Instant::now() + RETRY);

@@ -30,7 +30,7 @@ impl Journal {
             if !result.as_ref().is_err_and(is_busy) {
                 break;
             }
-            // Another program looks at the file, and nothing was written.
+            // Another program reads the file, and nothing was written.
             std::thread::sleep(Duration::from_millis(10));
             result = self.insert(&mut group);
         }
@@ -55,7 +55,7 @@ impl Journal {
                 self.make_room();
             }
             Err(error) => {
-                // The undo data is dropped with the group: the fate of its effects is unknown.
+                // The undo data is dropped with the group, because the outcome of its effects is unknown.
                 drop(group);
                 self.fail(&error);
             }
@@ -63,7 +63,7 @@ impl Journal {
         rows
     }
 
-    /// Writes the first transaction of the open, if it is still to write.
+    /// Writes the first transaction of the open, if it is not written yet.
     pub(super) fn complete_open(&mut self) -> rusqlite::Result<()> {
         if let Some(opening) = &self.opening {
             opening.write(&self.db)?;
@@ -73,7 +73,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Commits a group. Effects that arrive during the insertion need no sync of their own: they join the group. Returns
+    /// Commits a group. Effects that arrive during the insertion join the group, so they need no separate sync. Returns
     /// the size of the group.
     fn insert(&mut self, group: &mut Vec<Record>) -> rusqlite::Result<usize> {
         self.complete_open()?;
@@ -98,7 +98,7 @@ impl Journal {
 
     /// Writes the mark of the last synced effect.
     pub(super) fn mark(&mut self) {
-        // An old mark is not wrong.
+        // If this fails, the older mark is still correct.
         let _ = self.lock.write_mark(Mark { store: self.meta.store, seq: self.last });
     }
 

@@ -1,4 +1,4 @@
-//! Lookups and writers during the removal of an index.
+//! Lookups and writers while an index is dropped.
 
 use super::explore::{caught, holds};
 use super::model::{A, B, C, DropGuard, Model, Mutant, NONE, Program};

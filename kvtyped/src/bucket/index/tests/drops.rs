@@ -1,9 +1,9 @@
 //! The steps of processes that drop an index, build it again, and look values up.
 
+use super::action::{Action, DONE, Successors, end_attempt, push};
 use super::model::{
     Card, DropGuard, KEYS, LookupState, Model, Mutant, NONE, Process, Program, Slot, VALUES, World, claim,
 };
-use super::step::{Action, DONE, Successors, end_attempt, push};
 
 /// The build of an index that is not in the card.
 const NO_BUILD: u8 = u8::MAX;

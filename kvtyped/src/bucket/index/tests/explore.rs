@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+use super::action::Label;
 use super::model::{Model, World};
-use super::step::{Label, successors};
+use super::step::successors;
 
 /// A hasher that is fast without optimization.
 #[derive(Default)]

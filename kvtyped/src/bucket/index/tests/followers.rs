@@ -1,7 +1,7 @@
 //! The steps of followers.
 
+use super::action::{Action, DONE, Successors, changes, continue_cleaning, outcomes, push};
 use super::model::{InFlight, Model, Mutant, NONE, Record, Slot, VALUES, World};
-use super::step::{Action, DONE, Successors, changes, continue_cleaning, outcomes, push};
 use crate::bucket::index::attempt::{Attempt, End, Means};
 use crate::bucket::index::clean::Cleaning;
 use crate::revision::Revision;

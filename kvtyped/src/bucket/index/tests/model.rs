@@ -261,13 +261,13 @@ impl Default for Card {
 /// A running lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LookupState {
-    /// The build whose claims it reads.
+    /// The build whose claims the lookup reads.
     pub(super) build: u8,
     /// The record that the claim names.
     pub(super) owner: u8,
-    /// Whether no record had the value at some time since the begin.
+    /// Whether no record had the value at some time since the lookup began.
     pub(super) was_absent: bool,
-    /// Whether it has found nothing, although a record had the value all the time.
+    /// Whether the lookup found no record, although a record had the value during the whole lookup.
     pub(super) has_missed: bool,
 }
 
