@@ -202,10 +202,17 @@ impl App {
         if let Some(name) = &self.options.context {
             return of_context(name);
         }
-        if let Some(url) = environment("KVTYPED_URL") {
-            return Ok((url, None));
+        match (environment("KVTYPED_URL"), environment("KVTYPED_CONTEXT")) {
+            // The context may be read-only, so it must not be ignored.
+            (Some(_), Some(_)) => {
+                return Err(Failure::usage("KVTYPED_URL and KVTYPED_CONTEXT are both set")
+                    .hint("unset one of them, or use `--url URL` or `--context NAME`"));
+            }
+            (Some(url), None) => return Ok((url, None)),
+            (None, Some(name)) => return of_context(&name),
+            (None, None) => {}
         }
-        match environment("KVTYPED_CONTEXT").or_else(context::selected) {
+        match context::selected() {
             Some(name) => of_context(&name),
             None if self.options.fixture.is_some() => Ok(("memory:fixture".to_owned(), None)),
             None => Err(Failure::usage("no store is named")

@@ -63,7 +63,7 @@ impl Where {
         let Some(record) = shown.record.as_ref().filter(|_| !self.is_empty()) else { return Ok(self.is_empty()) };
         let value = record.decoded.value.as_ref().map_err(Clone::clone)?;
         match record.decoded.codec {
-            Some(Codec::Bytes) => Err("the tool does not know its codec".to_owned()),
+            Some(Codec::Bytes) => Err("the codec of the value is unknown".to_owned()),
             _ => Ok(self.conditions.iter().all(|condition| condition.holds(value))),
         }
     }
@@ -75,12 +75,12 @@ impl FromStr for Condition {
     fn from_str(text: &str) -> Result<Self, String> {
         let (path, rest) = Path::split(text).map_err(|failure| failure.message().to_owned())?;
         if rest.is_empty() {
-            return Err("it has no operator: = != < <= > >=".to_owned());
+            return Err("it has no operator; use one of = != < <= > >=".to_owned());
         }
         let found = OPERATORS.iter().find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)));
-        let (operator, value) = found.ok_or("an operator begins with an exclamation mark only in !=")?;
+        let (operator, value) = found.ok_or("an exclamation mark begins only the operator !=")?;
         if value.starts_with('=') {
-            return Err("`==` is no operator; use `=`".to_owned());
+            return Err("`==` is not an operator; use `=`".to_owned());
         }
         let json = Json::parse(value.as_bytes()).ok().filter(|json| json.depth() == 0);
         Ok(Self { path, operator, text: value.to_owned(), json })

@@ -21,6 +21,33 @@ pub(crate) struct Context {
 /// The fields whose values are shown as `***`.
 const SECRETS: [&str; 4] = ["password", "token", "nkey_seed", "user_jwt"];
 
+/// The fields of a context. The `nats` tool knows more than this tool uses.
+const FIELDS: &[&str] = &[
+    "ca",
+    "cert",
+    "color_scheme",
+    "creds",
+    "description",
+    "inbox_prefix",
+    "jetstream_api_prefix",
+    "jetstream_domain",
+    "jetstream_event_prefix",
+    "key",
+    "nkey",
+    "nkey_seed",
+    "nsc",
+    "password",
+    "production",
+    "read_only",
+    "socks_proxy",
+    "tls_first",
+    "token",
+    "url",
+    "user",
+    "user_jwt",
+    "user_seed",
+];
+
 impl Context {
     fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field).and_then(Json::text).filter(|text| !text.is_empty())
@@ -188,6 +215,11 @@ fn read(name: String, path: PathBuf, owner: &'static str) -> Result<Context, Fai
     let text = fs::read(&path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
     // Without the message of the parser, which may quote a secret.
     let fields = Json::parse(&text).map_err(|_| wrong("is not JSON"))?;
+    if let (Json::Object(fields), "kvtyped") = (&fields, owner)
+        && let Some((unknown, _)) = fields.iter().find(|(name, _)| !FIELDS.contains(&name.as_str()))
+    {
+        return Err(wrong(&format!("has the unknown field `{unknown}`")));
+    }
     match fields {
         Json::Object(_) => Ok(Context { name, path, owner, fields }),
         _ => Err(wrong("is not an object")),

@@ -172,8 +172,15 @@ impl Failure {
         Self::new(code, "interrupted", "interrupted")
     }
 
-    /// Adds the number and outcome of the writes of the command, if a user interrupted it.
+    /// Adds the number and outcome of the writes of the command, if a user interrupted it, or if a local file or the output
+    /// failed.
     pub(crate) fn with_writes(mut self, writes: &Writes) -> Self {
+        let is_local = self.kind == "local";
+        if is_local && (writes.applied() > 0 || writes.is_unknown()) {
+            (self.code, self.outcome) = (Code::Unknown, Outcome::Unknown);
+            self.message.push_str("; the command has written before that");
+            return self.hint("see what is stored before you repeat the command");
+        }
         if self.kind != "interrupted" {
             return self;
         }
@@ -186,7 +193,7 @@ impl Failure {
             true => {
                 self.outcome = Outcome::Unknown;
                 self.message =
-                    format!("interrupted while a write was under way, which may be applied; before it, {applied}");
+                    format!("interrupted while writes were under way, which may be applied; before them, {applied}");
                 self.hint(UNKNOWN)
             }
             false => {

@@ -65,7 +65,8 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(Failure::from(error)),
     };
-    match done.and_then(|code| app.out.flush().map(|()| code)) {
+    let flushed = |code| app.out.flush().map(|()| code).map_err(|failure: Failure| failure.with_writes(&app.writes));
+    match done.and_then(flushed) {
         Ok(code) => code.into(),
         Err(failure) if failure.is_closed_pipe() => Code::Success.into(),
         Err(failure) => {

@@ -165,7 +165,7 @@ pub(crate) fn kept_ttl(
         None => return Ok(None),
         Some(ttl) if ttl.is_never() => {
             return Err(Failure::refused(format!("record `{}` is exempt from the TTL of its bucket", stored.key()))
-                .hint("a write would end the exemption; use `--no-ttl` or `--ttl`"));
+                .hint("this write would end the exemption; choose `--no-ttl` or `--ttl`"));
         }
         Some(ttl) => ttl.as_duration(),
     };

@@ -38,8 +38,9 @@ const OPERATION: &str = "copy_bucket";
 /// delete marker. A copy that is resumed until it copies nothing equals the source at that moment.
 ///
 /// A remaining TTL is rounded down to seconds, so a copy does not live longer than its source. A record with less than
-/// one second left is not copied. If the target keeps more than one revision of each key, the TTL of the bucket starts
-/// again for each record, and a record with its own TTL fails the copy.
+/// one second left is not copied. If the target keeps more than one revision of each key, or has no limit markers, the
+/// TTL of the target starts again for each record. A record that would never expire there, or that has its own TTL, fails
+/// the copy.
 ///
 /// ```
 /// # use kvtyped::prelude::*;

@@ -133,9 +133,8 @@ fn copied_ttl(entry: &RawEntry, from: &ReadBucket<RawRecord>, target: &BucketCon
         return Ok(Some(None));
     }
     match check_ttl(target, Some(left)) {
-        _ if entry.ttl.is_none() && target.limit_markers.is_none() => Ok(Some(None)),
-        // Such a bucket has only its own TTL.
-        Err(_) if entry.ttl.is_none() => Ok(Some(None)),
+        // The TTL of the target replaces that of the source.
+        Err(_) if entry.ttl.is_none() && target.ttl.is_some() => Ok(Some(None)),
         ttl => ttl.map(Some),
     }
 }

@@ -144,8 +144,8 @@ impl BucketInner {
         Ok(status)
     }
 
-    /// Confirms that the entries and claims of a write, which were begun at `begun`, are still stored. With write epochs, the
-    /// server refuses a record whose entries were erased.
+    /// Confirms that the entries and claims of a write are still stored. `begun` is the time before the first was stored.
+    /// With write epochs, the server refuses a record whose entries were erased.
     ///
     /// # Errors
     ///

@@ -13,7 +13,7 @@ use crate::confirm;
 use crate::fail::{Code, Done, Failure};
 use crate::json::{Json, object};
 use crate::out::{Item, Unit};
-use crate::transfer::resume::replace;
+use crate::transfer::resume::{identity, of_another_target, replace};
 
 /// The arguments of `copy`.
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,10 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         return Ok(Code::Success);
     }
     let target = app.target_of_to_write(&to).await?;
-    let mut cursor = args.resume.as_deref().map(stored_cursor).transpose()?.flatten();
+    let mut cursor = match args.resume.as_deref() {
+        Some(file) => stored_cursor(file, created(&target, &to.bucket).await?)?,
+        None => None,
+    };
     if cursor.is_none() {
         confirm_overwrite(app, &target, &to.bucket).await?;
     }
@@ -108,12 +111,16 @@ async fn copy(
 ) -> Result<kvtyped::bucket::Copied, Failure> {
     let bar = app.out.progress(source.status.values, "copied", Unit::Records);
     let mut failed = None;
+    let known = match &args.resume {
+        Some(_) => created(target, name).await?,
+        None => None,
+    };
     let copied = {
         let copy = copy_bucket(&source.bucket, &target.store).name(name).on_progress(|progress| {
             bar.set_length(progress.records + progress.remaining);
             bar.set_position(progress.records);
             if let Some(file) = &args.resume
-                && let Err(failure) = store_cursor(file, progress.cursor)
+                && let Err(failure) = store_cursor(file, progress.cursor, known)
             {
                 failed = Some(failure);
             }
@@ -130,7 +137,7 @@ async fn copy(
         return Err(failure);
     }
     if let Some(file) = &args.resume {
-        store_cursor(file, copied.cursor)?;
+        store_cursor(file, copied.cursor, created(target, name).await?)?;
     }
     Ok(copied)
 }
@@ -151,8 +158,17 @@ async fn confirm_overwrite(app: &App, target: &Target, name: &str) -> Result<(),
     }
 }
 
-/// Reads the position of an earlier copy. `None` if the file does not exist.
-fn stored_cursor(file: &Path) -> Result<Option<Cursor>, Failure> {
+/// Returns the identity of the target, if it exists.
+async fn created(target: &Target, name: &str) -> Result<Option<u64>, Failure> {
+    match target.store.raw(name).read_only().await {
+        Ok(bucket) => Ok(Some(identity(&target.url, bucket.status().await?.created))),
+        Err(error) if matches!(error.kind(), ErrorKind::BucketNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads the position of an earlier copy to this target. `None` if the file does not exist.
+fn stored_cursor(file: &Path, target: Option<u64>) -> Result<Option<Cursor>, Failure> {
     let text = match std::fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -160,14 +176,17 @@ fn stored_cursor(file: &Path) -> Result<Option<Cursor>, Failure> {
     };
     let json = Json::parse(&text).ok();
     let cursor = json.as_ref().and_then(|json| json.get("cursor")).and_then(Json::text);
+    // The copy that created the target may have ended before it stored the identity.
+    let stored = json.as_ref().and_then(|json| json.get("target")).and_then(Json::unsigned).or(target);
     match cursor {
+        Some(_) if target.is_none() || stored != target => Err(of_another_target(file)),
         Some(cursor) => Ok(Some(cursor.parse()?)),
         None => Err(Failure::usage(format!("`{}` is not the position of a copy", file.display()))),
     }
 }
 
-fn store_cursor(file: &Path, cursor: Cursor) -> Result<(), Failure> {
-    replace(file, &object! { "v" => 1u8, "cursor" => cursor.to_string() }.line())
+fn store_cursor(file: &Path, cursor: Cursor, target: Option<u64>) -> Result<(), Failure> {
+    replace(file, &object! { "v" => 1u8, "cursor" => cursor.to_string(), "target" => target }.line())
 }
 
 async fn verify(app: &App, source: &View, target: &Target, name: &str, reserved: bool) -> Done {
@@ -177,7 +196,7 @@ async fn verify(app: &App, source: &View, target: &Target, name: &str, reserved:
         app.out.warn(&format!("`{}` differs: {}", difference.key, difference.what));
     }
     if differences.is_empty() {
-        app.out.note("the records of the two buckets are equal");
+        app.out.note("the records of the two buckets are equal; their TTLs are not compared");
         return Ok(Code::Success);
     }
     Ok(Code::No)

@@ -153,7 +153,7 @@ async fn buckets(app: &App, args: &Args) -> Done {
     }
     list.finish()?;
     if app.out.format() == Format::Table && differences.is_empty() {
-        app.out.note("the records are equal");
+        app.out.note("the records are equal; their TTLs are not compared");
     }
     Ok(if differences.is_empty() { Code::Success } else { Code::No })
 }

@@ -72,7 +72,9 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
         if let Err(failure) = edit(file.path()).await {
             return Err(file.keep_changed(&form, failure));
         }
-        let text = fs::read_to_string(file.path())?;
+        let text = fs::read_to_string(file.path()).map_err(|error| {
+            Failure::refused(format!("the text of the editor cannot be read ({error}); nothing was written"))
+        })?;
         if same_text(&text, &form.text()) {
             app.out.note("unchanged, and nothing was written");
             writing::report(app, view.name(), &key, ("unchanged", Some(stored.revision())), None)?;

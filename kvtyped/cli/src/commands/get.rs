@@ -39,9 +39,8 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
     let view = app.view(&args.bucket).await?.decoded_with(args.decode_with.clone());
     match is_filter(&args.key) {
         true => many(app, &view, &args).await,
-        false if !args.conditions.is_empty() => {
-            Err(Failure::usage("`--where` is for a filter").hint("write a filter instead of the key, such as '>'"))
-        }
+        false if !args.conditions.is_empty() => Err(Failure::usage("`--where` needs a filter and not a key")
+            .hint("write a filter instead of the key, such as '>'")),
         false => one(app, &view, &args).await,
     }
 }

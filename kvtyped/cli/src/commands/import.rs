@@ -12,7 +12,7 @@ use crate::out::Unit;
 use crate::transfer::counts::Counts;
 use crate::transfer::input::{self, Input, Lines};
 use crate::transfer::line::{Imported, Line};
-use crate::transfer::resume::ResumeFile;
+use crate::transfer::resume::{ResumeFile, identity};
 use crate::transfer::writer::{OnConflict, Writer};
 use crate::writing::WriteOptions;
 
@@ -49,9 +49,15 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
             .hint("import what it has with `--partial`"));
     }
     let header = header(&mut lines).await?;
-    let resume = args.resume.as_ref().map(|path| ResumeFile::open(path, &header.text)).transpose()?;
     let Some(bucket) = open(app, &args, *header.config).await? else {
         return dry_run_of_new_bucket(app, lines, &args).await;
+    };
+    let resume = match &args.resume {
+        Some(path) => {
+            let target = identity(&app.target().await?.url, bucket.status().await?.created);
+            Some(ResumeFile::open(path, &header.text, target)?)
+        }
+        None => None,
     };
     let mut writer = Writer::new(app, bucket, args.on_conflict, args.ttl_as_exported, args.options.dry_run).await?;
     let bar = app.out.progress(size.unwrap_or_default(), "imported", Unit::Bytes);
@@ -73,7 +79,7 @@ pub(crate) async fn run(app: &App, args: Args) -> Done {
                 None => {}
             }
             if let Some(bucket) = &lines_seen.next_bucket {
-                return Err(Failure::data(format!("line {number} begins another bucket, `{bucket}`"))
+                return Err(Failure::data(format!("line {number} starts another bucket, `{bucket}`"))
                     .hint("import one bucket at a time"));
             }
         }

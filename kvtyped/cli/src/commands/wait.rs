@@ -63,7 +63,7 @@ impl Condition {
             Some(value) => Some(Json::parse(value.as_bytes()).unwrap_or_else(|_| Json::from(value))),
             None if rest.is_empty() => None,
             None => {
-                return Err(Failure::usage(format!("`{text}` has no operator that `wait` knows; use `PATH=VALUE`")));
+                return Err(Failure::usage(format!("`{text}` is no condition of `wait`; use `PATH=VALUE` or `PATH`")));
             }
         };
         Ok(Self { path, wanted })

@@ -120,7 +120,9 @@ fn features(status: &BucketStatus, capabilities: Option<&Capabilities>, found: &
     }
     if capabilities.key_ttl && !status.entry_ttl {
         let reason = "without limit markers, single records cannot have a TTL, and there are no locks and other leases";
-        found.push(Finding::note("ttl", reason).repair(format!("run `kvtyped bucket set {name} --limit-markers 5m`")));
+        let history = if config.history.unwrap_or(1) > 1 { "--history 1 " } else { "" };
+        let repair = format!("run `kvtyped bucket set {name} {history}--limit-markers 5m`");
+        found.push(Finding::note("ttl", reason).repair(repair));
     }
     if capabilities.atomic && config.atomic == Some(false) {
         let reason = "the bucket supports no transactions";
@@ -132,7 +134,7 @@ fn settings(config: &BucketConfig, found: &mut Vec<Finding>) {
     if !config.irregular.is_empty() {
         let settings: Vec<_> = config.irregular.iter().map(ToString::to_string).collect();
         let reason = format!("the stream has settings of no bucket: {}", settings.join("; "));
-        let repair = "let the program of the bucket open it once, and update its settings";
+        let repair = "open the bucket once with its program, and update its settings";
         found.push(Finding::warning("settings", reason).repair(repair));
     }
     if config.limit_markers.is_some() && config.history.is_some_and(|history| history > 1) {

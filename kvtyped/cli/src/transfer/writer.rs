@@ -124,10 +124,8 @@ impl<'a> Writer<'a> {
             // The TTL of the bucket is shorter.
             () if config.ttl.is_some_and(|ttl| ttl <= left) => Ok(None),
             () if self.status.entry_ttl && config.history.unwrap_or(1) == 1 => Ok(Some(left)),
-            () if entry.ttl.is_some() => {
-                Err("it has a TTL, and the bucket needs limit markers and `history` 1 for that")
-            }
-            () => Ok(None),
+            () if entry.ttl.is_none() && config.ttl.is_some() => Ok(None),
+            () => Err("it expires, and the bucket needs limit markers (nats-server 2.11) and `history` 1 for that"),
         }
     }
 
@@ -258,11 +256,11 @@ impl<'a> Writer<'a> {
             return;
         }
         let Counts { imported, unchanged, .. } = self.counts;
-        let verb = if self.dry_run { "would be" } else { "are" };
-        let reason = format!("{reason}; {imported} records {verb} imported, and {unchanged} unchanged");
+        let verb = if self.dry_run { "would be imported" } else { "imported" };
+        let reason = format!("{reason}; {verb}: {imported}, unchanged: {unchanged}");
         self.worst = Some(Failure::data(reason).hint(
-            "import the whole export again: the records that are imported already are then unchanged. `--partial` accepts \
-             an export without its end",
+            "import the whole export again: records that are imported already stay unchanged. `--partial` accepts an export \
+             that was cut off",
         ));
     }
 

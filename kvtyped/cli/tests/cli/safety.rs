@@ -244,6 +244,19 @@ fn credentials_are_neither_arguments_nor_output() {
     assert_eq!(context(&["--context", "../old", "buckets"]).code, 3);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn failed_output_does_not_hide_a_write() {
+    let world = World::file();
+    world.ok(&["bucket", "create", "$B"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran = world.command(&["put", "$B", "k", "1", "-o", "json"]).stdout(full).output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.code() == Some(7) && told.contains("the command has written before that"), "{told}");
+    assert!(told.contains(r#""outcome":"unknown""#), "{told}");
+    assert_eq!(world.json(&["get", "$B", "k"])["value"], 1);
+}
+
 #[test]
 fn context_may_be_read_only() {
     let world = World::server();
@@ -261,6 +274,15 @@ fn context_may_be_read_only() {
     let to = format!("@ro/copy_{}", world.bucket);
     assert_eq!(context(&["copy", &world.bucket, &to]).code, 10);
     assert_eq!(world.run(&["copy", &world.bucket, &to]).code, 10);
+
+    // A URL in the environment does not end the rule of a context.
+    let mut command = tool(world.folder.path());
+    command.env("KVTYPED_URL", world.url()).env("KVTYPED_CONTEXT", "ro").args(["put", &world.bucket, "a", "2"]);
+    let ran = run(command, b"");
+    assert!(ran.code == 2 && ran.err.contains("are both set"), "{ran:?}");
+    fs::write(contexts.join("ro.json"), json!({ "url": world.url(), "raed_only": true }).to_string()).unwrap();
+    let ran = context(&["put", &world.bucket, "a", "2"]);
+    assert!(ran.code == 2 && ran.err.contains("unknown field `raed_only`"), "{ran:?}");
 }
 
 #[test]

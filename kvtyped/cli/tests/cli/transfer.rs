@@ -122,13 +122,13 @@ on_each_store! {
         let dry = import(&in_line, &["--dry-run"]);
         assert_eq!((dry.code, message(&dry)), (9, "the export is cut off in line 4".to_owned()), "{dry:?}");
         let cut = import(&in_line, &["--resume", &position]);
-        let told = "the export is cut off in line 4; 2 records are imported, and 0 unchanged";
+        let told = "the export is cut off in line 4; imported: 2, unchanged: 0";
         assert_eq!((cut.code, message(&cut)), (9, told.to_owned()), "{cut:?}");
         assert!(cut.error()["hint"].as_str().unwrap().contains("import the whole export again"), "{cut:?}");
         assert_eq!(serde_json::from_str::<Value>(&cut.out).unwrap()["refused"], 0, "{cut:?}");
         // Between two lines.
         let between = import(&lines[..4].concat(), &[]);
-        let told = "the export is cut off after line 4: it has no end line; 1 records are imported, and 2 unchanged";
+        let told = "the export is cut off after line 4: it has no end line; imported: 1, unchanged: 2";
         assert_eq!((between.code, message(&between)), (9, told.to_owned()), "{between:?}");
         let again = import(&lines[..4].concat(), &["--resume", &position]);
         assert_eq!(again.code, 9, "a position does not hide the cut: {again:?}");
@@ -320,6 +320,42 @@ fn copy_continues_at_its_position() {
     // Only the change, and without a question about the records of the first copy.
     assert_eq!(world.json(&arguments)["records"], 1);
     assert_eq!(world.json(&["get", "copy_$B", "k.3"])["value"]["id"], 33);
+
+    let position = position.to_str().unwrap();
+    for target in ["other_$B", "copy_$B"] {
+        if target == "copy_$B" {
+            world.ok(&["bucket", "rm", "copy_$B", "--yes"]);
+            world.ok(&["bucket", "create", "copy_$B"]);
+        }
+        let wrong = world.run(&["copy", "$B", target, "--resume", position]);
+        assert!(wrong.code == 2 && wrong.err.contains("another target"), "{wrong:?}");
+    }
+}
+
+#[test]
+fn import_continues_only_in_its_bucket() {
+    let world = World::server();
+    let file = world.path("export.ndjson");
+    fs::write(&file, world.export("", &strs(&records(5)))).unwrap();
+    let (file, position) = (file.display().to_string(), world.path("position"));
+    let position = position.to_str().unwrap();
+    world.ok(&["import", "$B", &file, "--resume", position]);
+    let wrong = world.run(&["import", "other_$B", &file, "--resume", position]);
+    assert!(wrong.code == 2 && wrong.err.contains("another target"), "{wrong:?}");
+    fs::remove_file(position).unwrap();
+    world.ok(&["import", "other_$B", &file, "--resume", position]);
+    assert_eq!(world.ok(&["ls", "other_$B", "--count"]), "5\n");
+}
+
+#[test]
+fn record_that_would_never_expire_is_refused() {
+    let world = World::server();
+    world.ok(&["bucket", "create", "$B", "--history", "3"]);
+    // The TTL is that of the exported bucket.
+    let record = r#""key":"a","codec":"json","value":1,"expires_in_ms":600000"#;
+    let ran = world.feed(&["import", "$B"], world.export(r#""ttl_ms":3600000"#, &[record]).as_bytes());
+    assert!(ran.code == 9 && ran.err.contains("it expires"), "{ran:?}");
+    assert_eq!(world.ok(&["ls", "$B", "--count"]), "0\n");
 }
 
 #[test]

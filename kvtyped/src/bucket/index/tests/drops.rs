@@ -93,7 +93,7 @@ pub(super) fn rebuild(model: &Model, world: &World, process: usize, out: &mut Su
     push(out, process, Action::Step(label), next);
 }
 
-/// Returns the cards that a writer may know when it begins: that of before the drop, and the newest one. A writer that
+/// Returns the cards that a writer may know when it begins: the card from before the drop, and the newest card. A writer that
 /// opens the bucket without the unique index is promised nothing.
 pub(super) fn known_cards(model: &Model, world: &World) -> Vec<Card> {
     let mut cards = vec![Card::default()];
