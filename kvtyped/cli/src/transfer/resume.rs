@@ -59,8 +59,8 @@ impl ResumeFile {
     }
 }
 
-/// Returns the time at which a bucket was created, in nanoseconds. It identifies the bucket. Zero in memory, where each
-/// process creates the buckets of a fixture again.
+/// Returns the time at which a bucket was created, in nanoseconds. It identifies the bucket. The buckets of a
+/// fixture get zero, because each process creates them again.
 pub(crate) fn identity(url: &str, created: SystemTime) -> u64 {
     if url.starts_with("memory:") {
         return 0;
