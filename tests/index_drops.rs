@@ -176,7 +176,7 @@ on_both_backends! {
         for error in [
             stale.create(&user(100, "mail3")).await.unwrap_err(),
             stale.put(&user(100, "mail3")).await.unwrap_err(),
-            stale.modify(&UserKey::new(1), |user| user.email = "mail3".into()).await.unwrap_err().into(),
+            stale.modify(&UserKey::new(1), |user| user.email = "mail3".into()).await.unwrap_err(),
         ] {
             assert!(is_refused(&error), "{error:?}");
         }

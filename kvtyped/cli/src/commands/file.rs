@@ -27,6 +27,9 @@ pub(crate) async fn run(app: &App, command: Command) -> Done {
     if app.options.read_only {
         return Err(Failure::refused("the command writes a file, and `--read-only` is set"));
     }
+    if from.to_str().is_some_and(|from| from.starts_with("file:")) && !from.exists() {
+        return Err(Failure::usage("the arguments are paths, without `file:`"));
+    }
     if !from.exists() {
         return Err(Failure::not_found(format!("file `{}` does not exist", from.display())));
     }

@@ -220,14 +220,20 @@ async fn watch(app: &App, recipe: &str, wanted: Option<&str>, until: Option<u64>
 async fn under_lock(app: &App, locks: Locks, recipe: &str, name: &str, options: &RunOptions) -> Done {
     let locks = options.owner.iter().fold(locks, |locks, owner| locks.owner(owner));
     let what = format!("lock `{name}` of `{recipe}`");
-    let guard = match options.wait {
-        Some(limit) if limit.is_zero() => locks.try_lock(name).await.map_err(RunOptions::not_had)?,
-        Some(limit) => Some(locks.lock(name).wait(limit).await.map_err(RunOptions::not_had)?),
-        None => Some(locks.lock(name).await.map_err(RunOptions::not_had)?),
-    };
-    let Some(guard) = guard else {
-        let error = Error::new(ErrorKind::Timeout { after: Duration::ZERO });
-        return Err(RunOptions::not_had(error).context(&format!("{what} is held")));
+    let guard = match locks.try_lock(name).await.map_err(RunOptions::not_had)? {
+        Some(guard) => guard,
+        None if options.wait.is_some_and(|limit| limit.is_zero()) => {
+            let error = Error::new(ErrorKind::Timeout { after: Duration::ZERO });
+            return Err(RunOptions::not_had(error).context(&format!("{what} is held")));
+        }
+        None => {
+            let holder = locks.holder(name).await.map_err(RunOptions::not_had)?;
+            let holder = holder.map_or_else(String::new, |holder| format!(", which `{}` holds", holder.owner));
+            app.out.note(&format!("waiting for {what}{holder}"));
+            let lock = locks.lock(name);
+            let lock = options.wait.into_iter().fold(lock, |lock, limit| lock.wait(limit));
+            lock.await.map_err(RunOptions::not_had)?
+        }
     };
     let ended = options.run(app, &guard, &what).await;
     let released = guard.release().await;

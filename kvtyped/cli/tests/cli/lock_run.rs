@@ -91,6 +91,7 @@ fn lock_that_is_not_had_in_time_is_124() {
     for wait in ["0s", "300ms"] {
         let late = world.run(&["lock", "run", "$B", "a", "--wait", wait, "--", "true"]);
         assert_eq!(late.code, 124, "{wait}: {late:?}");
+        assert_eq!(late.err.contains("which `first` holds"), wait != "0s", "{late:?}");
     }
     let shown = world.json(&["lock", "show", "$B", "a"]);
     assert!(shown["owner"] == "first" && shown["note"] == "a test", "{shown}");

@@ -86,6 +86,8 @@ fn intact_file_is_salvaged_completely() {
     let copied = format!("{url}/{}", world.bucket);
     assert_eq!(world.run(&["diff", "$B", &copied]).code, 0);
     assert_eq!(world.run(&["file", "salvage", "/no/such/file", "x"]).code, 3);
+    let url = world.run(&["file", "salvage", "file:/no/such/file", "x"]);
+    assert!(url.code == 2 && url.err.contains("without `file:`"), "{url:?}");
 }
 
 #[test]
